@@ -1,0 +1,351 @@
+"""The server in the sandbox: HTTP around a :class:`~swerex.runtime.local.LocalRuntime`.
+
+It decodes, calls and encodes, and knows nothing of commands. Requests run in the worker threads of the
+:class:`~swerex.runtime.registry.RequestRegistry`; a thread that serves HTTP only waits for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import io
+import json
+import os
+import re
+import resource
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from flask import Flask, Response, request
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+from waitress.server import create_server
+from waitress.task import ThreadedTaskDispatcher
+from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.wsgi import wrap_file
+
+from swerex import REMOTE_EXECUTABLE_NAME, __version__
+from swerex.runtime.abstract import (
+    AbstractRuntime,
+    Action,
+    CloseSessionRequest,
+    Command,
+    CreateSessionRequest,
+    OnOutput,
+    ReadFileRequest,
+    ReadFileResponse,
+    UploadResponse,
+    WriteFileRequest,
+)
+from swerex.runtime.local import LocalRuntime
+from swerex.runtime.process import adopt_orphans, kill_descendants, reap_orphans
+from swerex.runtime.registry import Answer, AnswerGoneError, RequestRegistry, Work
+from swerex.runtime.uploads import Uploads
+from swerex.runtime.wire import (
+    ACKNOWLEDGE_HEADER,
+    API_KEY_HEADER,
+    EXCEPTION_STATUS,
+    INSTANCE_HEADER,
+    OUTPUT_HEADER,
+    REQUEST_ID_HEADER,
+    TEXT,
+    encode_exception,
+)
+
+__all__ = ["create_app", "main"]
+
+_LONGEST_WAIT = 600
+"""Seconds that an exchange may last at the most, whatever the client prefers."""
+
+_LARGE = 1 << 16
+_TOKEN = re.compile(r"[!-~]+")
+
+
+def create_app(runtime: AbstractRuntime, token: str) -> Flask:
+    """The WSGI application that serves `runtime` to who knows the `token`."""
+    app = Flask("swerex", static_folder=None)
+    registry = RequestRegistry()
+    uploads = Uploads()
+    instance = str(uuid.uuid4())
+    key = token.encode()
+
+    @app.before_request
+    def check() -> Response | None:
+        given = request.headers.get(API_KEY_HEADER, "").encode("latin-1", "replace")
+        if not hmac.compare_digest(given, key):
+            return _json(401, {"detail": f"The header {API_KEY_HEADER} is missing or wrong"})
+        wanted = request.headers.get(INSTANCE_HEADER, instance)
+        if wanted != instance:
+            return _json(409, {"detail": "This server was started anew, and does not know what ran before"})
+        if received := request.headers.get(ACKNOWLEDGE_HEADER):
+            registry.acknowledge(item.strip() for item in received.split(","))
+        return None
+
+    @app.after_request
+    def introduce(response: Response) -> Response:
+        response.headers[INSTANCE_HEADER] = instance
+        return response
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        return _json(error.code or 500, {"detail": error.description})
+
+    @app.errorhandler(ValidationError)
+    def invalid(error: ValidationError) -> Response:
+        return _json(422, {"detail": _problems(error)})
+
+    @app.get("/")
+    def root() -> Response:
+        return _json(200, {"message": "hello world"})
+
+    @app.get("/is_alive")
+    def is_alive() -> Response:
+        return _response(Answer(200, to_json(runtime.is_alive())))
+
+    def answer(call: Callable[[OnOutput | None], BaseModel], *, divisible: bool = True) -> Response:
+        """Let the registry run the call, and wait for it; for as long as the client wants, if `divisible`."""
+        request_id = request.headers.get(REQUEST_ID_HEADER)
+        if request_id is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", request_id):
+            raise BadRequest(f"{REQUEST_ID_HEADER} must be 1 to 100 letters, digits, - and _")
+        wait = _preferred_wait() if request_id and divisible else None
+        try:
+            work = _work(call, text=TEXT in request.accept_mimetypes.values())
+            entry = registry.submit(request_id, request.path, work, follow=wait is not None)
+        except AnswerGoneError:
+            return _json(410, {"detail": f"Request {request_id} has run, and its answer is no longer kept"})
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        found = entry.wait(wait)
+        arrived = request.headers.get(OUTPUT_HEADER, type=int)
+        output = "" if found and arrived is None else entry.output_from(arrived)
+        if found is None or output:
+            # Output that has not arrived comes before the end.
+            return _json(202, {"request_id": request_id, "output": output})
+        return _response(found)
+
+    def serve(path: str, model: Any, call: Callable[[Any, OnOutput | None], BaseModel]) -> None:
+        adapter = TypeAdapter(model)
+
+        def view() -> Response:
+            body = adapter.validate_json(request.get_data(cache=False))
+            return answer(lambda on_output: call(body, on_output))
+
+        app.post(path, endpoint=path)(view)
+
+    serve("/create_session", CreateSessionRequest, lambda body, _: runtime.create_session(body))
+    serve("/run_in_session", Action, lambda body, out: runtime.run_in_session(body, on_output=out))
+    serve("/close_session", CloseSessionRequest, lambda body, _: runtime.close_session(body))
+    serve("/execute", Command, lambda body, out: runtime.execute(body, on_output=out))
+    serve("/read_file", ReadFileRequest, lambda body, _: runtime.read_file(body))
+
+    @app.post("/write_file")
+    def write_file() -> Response:
+        data = request.get_data(cache=False)
+        if request.mimetype == TEXT:
+            fields = {"path": request.args.get("path"), "content": data}
+            body = WriteFileRequest.model_validate(fields)
+        else:
+            body = WriteFileRequest.model_validate_json(data)
+        return answer(lambda _: runtime.write_file(body))
+
+    @app.post("/close")
+    def close() -> Response:
+        def end(_: OnOutput | None) -> BaseModel:
+            uploads.close()
+            return runtime.close()
+
+        return answer(end)
+
+    @app.post("/upload")
+    def upload() -> Response:
+        if request.mimetype == "application/x-tar":
+            return upload_part()
+        file, target = request.files.get("file"), request.form.get("target_path")
+        if file is None or not target or "\0" in target:
+            raise BadRequest("An upload is a form with a `file`, a `target_path` and `unzip`")
+        unzip = request.form.get("unzip", "false").lower() == "true"
+
+        def store(_: OnOutput | None) -> BaseModel:
+            if unzip:
+                from swerex.runtime.archive import unpack_zip
+
+                unpack_zip(file.stream, target)
+            else:
+                os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+                file.save(target)
+            return UploadResponse()
+
+        # The form's files are there only as long as this request is.
+        return answer(store, divisible=False)
+
+    def upload_part() -> Response:
+        args = request.args
+        target, upload_id, number = args.get("target"), args.get("upload"), args.get("part", type=int)
+        if not target or "\0" in target or not upload_id or number is None:
+            raise BadRequest("A part of an upload names its `target`, `upload` and `part`")
+        data, last = request.get_data(cache=False), args.get("last") == "1"
+
+        def add(_: OnOutput | None) -> BaseModel:
+            uploads.add(upload_id, number, data, target, last=last)
+            return UploadResponse()
+
+        return answer(add)
+
+    return app
+
+
+def _problems(error: ValidationError) -> list[object]:
+    return [*error.errors(include_url=False, include_context=False, include_input=False)]
+
+
+def _work(call: Callable[[OnOutput | None], BaseModel], *, text: bool) -> Work:
+    def run(on_output: OnOutput | None) -> Answer:
+        try:
+            response = call(on_output)
+            if text and isinstance(response, ReadFileResponse):
+                with suppress(UnicodeEncodeError):
+                    return Answer(200, response.content.encode(), TEXT)
+            return Answer(200, _encode(response))
+        except Exception as error:
+            # Whatever it is, it is the caller's to see.
+            return Answer(EXCEPTION_STATUS, json.dumps(encode_exception(error), default=str).encode())
+
+    return run
+
+
+def _encode(response: BaseModel) -> bytes:
+    try:
+        return to_json(response)
+    except PydanticSerializationError:
+        # Lone surrogates, from reading a file with the error handler "surrogateescape".
+        return json.dumps(dict(response)).encode()
+
+
+def _preferred_wait() -> float | None:
+    """How many seconds the client wants to wait for an answer: RFC 7240. None: until it is there."""
+    found = re.search(r"(?:^|[\s,;])wait\s*=\s*(\d{1,9})\b", request.headers.get("Prefer", ""))
+    return min(int(found[1]), _LONGEST_WAIT) if found else None
+
+
+def _json(status: int, body: object) -> Response:
+    return _response(Answer(status, json.dumps(body, default=str).encode()))
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status, mimetype=answer.mimetype)
+    if len(answer.body) > _LARGE:
+        # Sent from where it is, and not from a copy.
+        response.response = wrap_file(request.environ, io.BytesIO(answer.body), _LARGE)
+        response.direct_passthrough = True
+        response.content_length = len(answer.body)
+    return response
+
+
+class _ElasticDispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Starts threads as they are needed: clients that wait on one exchange can't starve the others."""
+
+    def __init__(self, limit: int, on_shutdown: Callable[[], None]) -> None:
+        super().__init__()
+        self._limit = limit
+        self._on_shutdown = on_shutdown
+
+    def add_task(self, task: object) -> None:
+        with self.lock:
+            self.queue.append(task)
+            self.queue_cv.notify()
+            threads = len(self.threads)
+            short = len(self.queue) > threads - self.stop_count - self.active_count
+        if short and threads < self._limit:
+            self.set_thread_count(threads + 1)
+
+    def shutdown(self, cancel_pending: bool = True, timeout: float = 1) -> bool:
+        self._on_shutdown()
+        return bool(super().shutdown(cancel_pending, timeout))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command ``swerex-remote``."""
+    parser = argparse.ArgumentParser(REMOTE_EXECUTABLE_NAME, description="Serve this machine as a sandbox.")
+    parser.add_argument("-v", "--version", action="version", version=__version__)
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen at (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: %(default)s)")
+    parser.add_argument(
+        "--auth-token",
+        default=os.environ.pop("SWEREX_AUTH_TOKEN", None),
+        help="what clients must send in X-API-Key (default: the environment variable SWEREX_AUTH_TOKEN, "
+        "which other users can't read, unlike a command line)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=500, help="how many exchanges may be under way (default: %(default)s)"
+    )
+    options = parser.parse_args(argv)
+    if not options.auth_token:
+        parser.error("a token is needed: set SWEREX_AUTH_TOKEN, or give --auth-token")
+    if not _TOKEN.fullmatch(options.auth_token):
+        parser.error("the token must be printable ASCII without blanks")
+    if not 0 <= options.port <= 65535:
+        parser.error("--port must be 0 to 65535")
+    if options.threads < 1:
+        parser.error("--threads must be at least 1")
+    _serve(options.host, options.port, options.auth_token, options.threads)
+
+
+def _serve(host: str, port: int, token: str, threads: int) -> None:
+    adopt_orphans()
+    runtime = LocalRuntime()
+
+    def end_everything() -> None:
+        runtime.close()
+        kill_descendants()
+
+    try:
+        server = create_server(
+            create_app(runtime, token),
+            _dispatcher=_ElasticDispatcher(threads, end_everything),
+            host=host,
+            port=port,
+            ident=None,
+            asyncore_use_poll=True,
+            connection_limit=min(2 * threads + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2),
+            recv_bytes=1 << 18,
+            # Bodies below are kept in memory, and larger ones in temporary files.
+            inbuf_overflow=32 << 20,
+            outbuf_overflow=32 << 20,
+        )
+    except (OSError, ValueError) as error:
+        sys.exit(f"{REMOTE_EXECUTABLE_NAME}: can't listen at {host}:{port}: {error}")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        # With a handler for each, none is ignored in the commands, even if this process was told to.
+        signal.signal(number, _ignore if number == signal.SIGHUP else _stop)
+    threading.Thread(target=_reap, name="swerex-reaper", daemon=True).start()
+    # A server for two address families has a list of what it listens at.
+    address = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
+    print(f"{REMOTE_EXECUTABLE_NAME} {__version__} listens at {_url(*address[0])}", flush=True)
+    server.run()
+    # Nothing is left to do but to wait for threads that wait for nothing.
+    os._exit(0)
+
+
+def _url(host: str, port: int | str) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """The server outlives the terminal it was started from."""
+
+
+def _reap() -> None:
+    known: set[int] = set()
+    while True:
+        threading.Event().wait(10)
+        known = reap_orphans(known)
