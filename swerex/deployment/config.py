@@ -1,0 +1,213 @@
+"""What a deployment can be told, as data: to build one from a file, a command line or another program.
+
+A config may be copied and changed; it is checked again when a deployment is made from it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import PurePath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from swerex.deployment.abstract import AbstractDeployment
+from swerex.runtime.config import RemoteRuntimeConfig
+
+__all__ = [
+    "DeploymentConfig",
+    "DockerDeploymentConfig",
+    "DummyDeploymentConfig",
+    "FargateDeploymentConfig",
+    "LocalDeploymentConfig",
+    "ModalDeploymentConfig",
+    "RemoteDeploymentConfig",
+    "get_deployment",
+]
+
+_Port = Annotated[int, Field(ge=1, le=65535)]
+_Seconds = Annotated[float, Field(ge=0)]
+
+
+class LocalDeploymentConfig(BaseModel):
+    """No sandbox: commands run on this machine."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["local"] = "local"
+    """Tells the configs apart. Do not change."""
+
+    def get_deployment(self) -> AbstractDeployment:
+        from swerex.deployment.local import LocalDeployment
+
+        return LocalDeployment.from_config(self)
+
+
+class DockerDeploymentConfig(BaseModel):
+    """A container of Docker or Podman."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str = "python:3.11"
+    """The image to run."""
+    port: _Port | None = None
+    """The port of this machine that leads to the server. None: the engine picks one."""
+    docker_args: list[str] = []
+    """More options for the container, as for ``docker run``. A ``--platform`` moves to `platform`."""
+    startup_timeout: _Seconds = 180.0
+    """Seconds from the start of the container until the server must answer."""
+    pull: Literal["never", "always", "missing"] = "missing"
+    """When to pull the image."""
+    remove_images: bool = False
+    """Remove the image when the deployment is stopped."""
+    python_standalone_dir: str | None = None
+    """Where in the image to install a Python of its own, for images that have none."""
+    platform: str | None = None
+    """The platform of the image, such as ``linux/amd64``. None: the engine's own."""
+    remove_container: bool = True
+    """Remove the container when the deployment is stopped."""
+    container_runtime: Literal["docker", "podman"] = "docker"
+    """The engine to use."""
+    exec_shell: list[str] = ["/bin/sh", "-c"]
+    """What runs the command line that starts the server in the container."""
+    docker_internal_host: str = "http://127.0.0.1"
+    """The address at which the container's ports can be reached from here."""
+    type: Literal["docker"] = "docker"
+    """Tells the configs apart. Do not change."""
+
+    @model_validator(mode="after")
+    def _move_platform(self) -> Self:
+        kept: list[str] = []
+        args = iter(self.docker_args)
+        for arg in args:
+            if arg != "--platform" and not arg.startswith("--platform="):
+                kept.append(arg)
+                continue
+            platform = next(args, "") if arg == "--platform" else arg.removeprefix("--platform=")
+            if not platform:
+                raise ValueError("--platform in docker_args has no value")
+            if self.platform is not None:
+                raise ValueError(f"the platform is given twice: {self.platform!r} and {platform!r}")
+            self.platform = platform
+        self.docker_args = kept
+        return self
+
+    def get_deployment(self) -> AbstractDeployment:
+        return _import_backend("docker", "DockerDeployment").from_config(self)
+
+
+class ModalDeploymentConfig(BaseModel):
+    """A sandbox on Modal."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str | PurePath = "python:3.11"
+    """The name of an image in a registry, or the path of a Dockerfile."""
+    startup_timeout: _Seconds = 180.0
+    """Seconds until the server must answer."""
+    runtime_timeout: _Seconds = 60.0
+    """Seconds that one request to the sandbox may take by default."""
+    deployment_timeout: _Seconds = 3600.0
+    """Seconds after which the sandbox ends in any case, so that a forgotten one does not cost for ever."""
+    modal_sandbox_kwargs: dict[str, Any] = {}
+    """More arguments for `modal.Sandbox.create`."""
+    install_pipx: bool = True
+    """Install pipx in the image, to install the server with where the image lacks it."""
+    type: Literal["modal"] = "modal"
+    """Tells the configs apart. Do not change."""
+
+    def get_deployment(self) -> AbstractDeployment:
+        return _import_backend("modal", "ModalDeployment").from_config(self)
+
+
+class FargateDeploymentConfig(BaseModel):
+    """A task on AWS Fargate."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str = "python:3.11"
+    """The image to run."""
+    port: _Port = 8880
+    """The port of the task at which the server listens."""
+    cluster_name: str = "swe-rex-cluster"
+    """The cluster to run in; made if it is not there."""
+    execution_role_prefix: str = "swe-rex-execution-role"
+    """How the name of the task's execution role begins."""
+    task_definition_prefix: str = "swe-rex-task"
+    """How the name of the task definition begins."""
+    log_group: str | None = "/ecs/swe-rex-deployment"
+    """The log group of CloudWatch that the task writes to. None: no log."""
+    security_group_prefix: str = "swe-rex-deployment-sg"
+    """How the name of the security group begins."""
+    fargate_args: dict[str, Any] = {}
+    """More arguments for the task."""
+    container_timeout: _Seconds = 60 * 15
+    """Seconds after which the task ends in any case."""
+    runtime_timeout: _Seconds = 60
+    """Seconds until the server must answer."""
+    type: Literal["fargate"] = "fargate"
+    """Tells the configs apart. Do not change."""
+
+    def get_deployment(self) -> AbstractDeployment:
+        return _import_backend("fargate", "FargateDeployment").from_config(self)
+
+
+class RemoteDeploymentConfig(RemoteRuntimeConfig):
+    """A server that runs already; the fields say how to reach it."""
+
+    def get_deployment(self) -> AbstractDeployment:
+        from swerex.deployment.remote import RemoteDeployment
+
+        return RemoteDeployment.from_config(self)
+
+
+class DummyDeploymentConfig(BaseModel):
+    """A deployment that does nothing, for tests of what stands above it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    outputs: list[str] = []
+    """What `run_in_session` returns, in order, and then `DummyOutputsExhaustedError`. With none given it
+    returns an empty observation for ever."""
+    type: Literal["dummy"] = "dummy"
+    """Tells the configs apart. Do not change."""
+
+    def get_deployment(self) -> AbstractDeployment:
+        from swerex.deployment.dummy import DummyDeployment
+
+        return DummyDeployment.from_config(self)
+
+
+DeploymentConfig = Annotated[
+    LocalDeploymentConfig
+    | DockerDeploymentConfig
+    | ModalDeploymentConfig
+    | FargateDeploymentConfig
+    | RemoteDeploymentConfig
+    | DummyDeploymentConfig,
+    Field(discriminator="type"),
+]
+
+
+def get_deployment(config: DeploymentConfig) -> AbstractDeployment:
+    """The deployment that `config` describes, not yet started."""
+    return config.get_deployment()
+
+
+def _import_backend(name: str, class_name: str) -> type[AbstractDeployment]:
+    """The class of a backend that may not be there, or whose client library is an extra of the package."""
+    module = f"swerex.deployment.{name}"
+    try:
+        backend: type[AbstractDeployment] = getattr(importlib.import_module(module), class_name)
+    except ModuleNotFoundError as error:
+        if error.name == module:
+            raise ImportError(
+                f"this version of swerex has no {class_name}: its config can be read and written, but not "
+                "started. Use a local or a remote deployment, or install a version that has it.",
+                name=module,
+            ) from None
+        raise ImportError(
+            f"{class_name} needs the package {error.name!r}: pip install 'swerex[{name}]'", name=error.name
+        ) from error
+    return backend

@@ -1,0 +1,1 @@
+"""Hooks hear how the start of a deployment goes on."""
