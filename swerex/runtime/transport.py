@@ -230,6 +230,9 @@ def _read(raw: urllib3.HTTPResponse, limit: int, deadline: float | None) -> byte
     promised = raw.headers.get("Content-Length", "")
     if promised.isdecimal() and int(promised) != size:
         raise urllib3.exceptions.ProtocolError(f"The answer broke off after {size:,} of {promised} bytes")
+    if not promised.isdecimal() and size == 0:
+        # http.client takes the end of the stream for the end of the headers.
+        raise urllib3.exceptions.ProtocolError("The answer broke off before its body")
     return b"".join(parts)
 
 
