@@ -22,7 +22,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 from waitress.server import create_server
@@ -43,6 +43,7 @@ from swerex.runtime.abstract import (
     UploadResponse,
     WriteFileRequest,
 )
+from swerex.runtime.lease import Lease
 from swerex.runtime.local import LocalRuntime
 from swerex.runtime.process import adopt_orphans, kill_descendants, reap_orphans
 from swerex.runtime.registry import Answer, AnswerGoneError, RequestRegistry, Work
@@ -67,8 +68,8 @@ _LARGE = 1 << 16
 _TOKEN = re.compile(r"[!-~]+")
 
 
-def create_app(runtime: AbstractRuntime, token: str) -> Flask:
-    """The WSGI application that serves `runtime` to who knows the `token`."""
+def create_app(runtime: AbstractRuntime, token: str, lease: Lease | None = None) -> Flask:
+    """The WSGI application that serves `runtime` to whoever knows the `token`, and renews the `lease`."""
     app = Flask("swerex", static_folder=None)
     registry = RequestRegistry()
     uploads = Uploads()
@@ -80,6 +81,9 @@ def create_app(runtime: AbstractRuntime, token: str) -> Flask:
         given = request.headers.get(API_KEY_HEADER, "").encode("latin-1", "replace")
         if not hmac.compare_digest(given, key):
             return _json(401, {"detail": f"The header {API_KEY_HEADER} is missing or wrong"})
+        if lease is not None:
+            lease.begin()
+            g.leased = True
         wanted = request.headers.get(INSTANCE_HEADER, instance)
         if wanted != instance:
             return _json(409, {"detail": "This server was started anew, and does not know what ran before"})
@@ -91,6 +95,11 @@ def create_app(runtime: AbstractRuntime, token: str) -> Flask:
     def introduce(response: Response) -> Response:
         response.headers[INSTANCE_HEADER] = instance
         return response
+
+    @app.teardown_request
+    def end_lease(_: BaseException | None) -> None:
+        if lease is not None and g.pop("leased", False):
+            lease.end()
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
@@ -273,7 +282,11 @@ def main(argv: list[str] | None = None) -> None:
     """The command ``swerex-remote``."""
     parser = argparse.ArgumentParser(REMOTE_EXECUTABLE_NAME, description="Serve this machine as a sandbox.")
     parser.add_argument("-v", "--version", action="version", version=__version__)
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen at (default: %(default)s)")
+    parser.add_argument(
+        "--host",
+        default="0.0.0.0",
+        help="address to listen at, or unix:///path/of/a/socket (default: %(default)s)",
+    )
     parser.add_argument("--port", type=int, default=8000, help="0: any free one (default: %(default)s)")
     parser.add_argument(
         "--auth-token",
@@ -284,6 +297,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--threads", type=int, default=500, help="how many exchanges may be under way (default: %(default)s)"
     )
+    parser.add_argument(
+        "--lease",
+        type=float,
+        # As a string it is checked as if it stood on the command line.
+        default=os.environ.pop("SWEREX_LEASE", None),
+        metavar="SECONDS",
+        help="end when there was no request for so long (default: the environment variable SWEREX_LEASE, "
+        "else never)",
+    )
     options = parser.parse_args(argv)
     if not options.auth_token:
         parser.error("a token is needed: set SWEREX_AUTH_TOKEN, or give --auth-token")
@@ -293,12 +315,20 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--port must be 0 to 65535")
     if options.threads < 1:
         parser.error("--threads must be at least 1")
-    _serve(options.host, options.port, options.auth_token, options.threads)
+    if options.lease is not None and not options.lease > 0:
+        parser.error("--lease must be a positive number of seconds")
+    _serve(options.host, options.port, options.auth_token, options.threads, options.lease)
 
 
-def _serve(host: str, port: int, token: str, threads: int) -> None:
+def _serve(host: str, port: int, token: str, threads: int, lease_seconds: float | None) -> None:
     adopt_orphans()
     runtime = LocalRuntime()
+    lease = None if lease_seconds is None else Lease(lease_seconds, _end_of_lease)
+    path = host.removeprefix("unix://") if host.startswith("unix://") else None
+    # Who may reach the file may use it: the token decides.
+    listen = (
+        {"host": host, "port": port} if path is None else {"unix_socket": path, "unix_socket_perms": "666"}
+    )
 
     def end_everything() -> None:
         runtime.close()
@@ -306,10 +336,9 @@ def _serve(host: str, port: int, token: str, threads: int) -> None:
 
     try:
         server = create_server(
-            create_app(runtime, token),
+            create_app(runtime, token, lease),
             _dispatcher=_ElasticDispatcher(threads, end_everything),
-            host=host,
-            port=port,
+            **listen,
             ident=None,
             asyncore_use_poll=True,
             connection_limit=min(2 * threads + 100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2),
@@ -319,14 +348,20 @@ def _serve(host: str, port: int, token: str, threads: int) -> None:
             outbuf_overflow=32 << 20,
         )
     except (OSError, ValueError) as error:
-        sys.exit(f"{REMOTE_EXECUTABLE_NAME}: can't listen at {host}:{port}: {error}")
+        where = f"{host}:{port}" if path is None else host
+        sys.exit(f"{REMOTE_EXECUTABLE_NAME}: can't listen at {where}: {error}")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         # With a handler for each, none is ignored in the commands, even if this process was told to.
         signal.signal(number, _ignore if number == signal.SIGHUP else _stop)
     threading.Thread(target=_reap, name="swerex-reaper", daemon=True).start()
-    # A server for two address families has a list of what it listens at.
-    address = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
-    print(f"{REMOTE_EXECUTABLE_NAME} {__version__} listens at {_url(*address[0])}", flush=True)
+    if lease is not None:
+        threading.Thread(target=lease.watch, name="swerex-lease", daemon=True).start()
+    url = host
+    if path is None:
+        # A server for two address families has a list of what it listens at.
+        found = getattr(server, "effective_listen", None) or [(server.effective_host, server.effective_port)]
+        url = _url(*found[0])
+    print(f"{REMOTE_EXECUTABLE_NAME} {__version__} listens at {url}", flush=True)
     server.run()
     # Nothing is left to do but to wait for threads that wait for nothing.
     os._exit(0)
@@ -342,6 +377,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _ignore(number: int, frame: FrameType | None) -> None:
     """The server outlives the terminal it was started from."""
+
+
+def _end_of_lease() -> None:
+    print(
+        f"{REMOTE_EXECUTABLE_NAME} ends: no client has asked for anything for as long as the lease",
+        flush=True,
+    )
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _reap() -> None:

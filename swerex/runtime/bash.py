@@ -31,6 +31,7 @@ from swerex.runtime.abstract import (
 )
 from swerex.runtime.exchange import Exchange, Match
 from swerex.runtime.failures import failed, shown, timed_out
+from swerex.runtime.memory import OUT_OF_MEMORY, oom_kills
 from swerex.runtime.shell import Shell, working_directory
 from swerex.runtime.syntax import SyntaxChecker, is_plain, syntax_error
 
@@ -255,8 +256,10 @@ class BashSession:
                 error.extra_info = info
                 raise
             lost = exchange.lost
-        info["failure_reason"] = lost
         status = None if exchange.unreported else exchange.status
+        if status != 0 and oom_kills() > exchange.oom_kills:
+            lost = f"{lost} {OUT_OF_MEMORY}".lstrip()
+        info["failure_reason"] = lost
         before, after = f"{action.error_msg}: " if action.error_msg else "", f" {lost}" if lost else ""
         if action.check == "raise" and status is None:
             raise NoExitCodeError(

@@ -42,7 +42,8 @@ class RemoteRuntimeConfig(BaseModel):
     auth_token: str = Field(default_factory=lambda: os.environ.get("SWEREX_AUTH_TOKEN", ""), repr=False)
     """The server's token. Default: the environment variable SWEREX_AUTH_TOKEN, else empty."""
     host: str = "http://127.0.0.1"
-    """The server's address. A bare host name or IP address gets ``http://``."""
+    """The server's address. A bare host name or IP address gets ``http://``. A socket in the file system is
+    ``unix:///path/of/the/socket``."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """None: the port that stands in `host`, or the usual one of its scheme."""
     timeout: Annotated[float, Field(ge=0)] = 0.15
@@ -66,6 +67,8 @@ class RemoteRuntimeConfig(BaseModel):
     @field_validator("host")
     @classmethod
     def _complete_host(cls, host: str) -> str:
+        if host.startswith("unix:///") and "\0" not in host:
+            return host
         url = host
         if "://" not in host:
             url = f"http://[{host}]" if _is_ipv6(host) else f"http://{host}"
@@ -75,15 +78,24 @@ class RemoteRuntimeConfig(BaseModel):
         except ValueError:
             valid = False
         if not valid:
-            raise ValueError(f"{host!r} is no address: give a host name, an IP address or an http(s) URL")
+            raise ValueError(
+                f"{host!r} is no address: give a host name, an IP address, an http(s) URL or unix:///PATH"
+            )
         return url.rstrip("/")
 
     @model_validator(mode="after")
     def _one_port(self) -> Self:
         parts = urlsplit(self.host)
+        if self.port is not None and self.socket_path is not None:
+            raise ValueError(f"{self.host} has no port: leave out `port`")
         if self.port is not None and (parts.port is not None or parts.path or parts.query):
             raise ValueError(f"the port can't be added to {self.host!r}: put it there, and leave out `port`")
         return self
+
+    @property
+    def socket_path(self) -> str | None:
+        """The path of the server's socket, where it has one in the file system."""
+        return self.host.removeprefix("unix://") if self.host.startswith("unix://") else None
 
     @property
     def url(self) -> str:

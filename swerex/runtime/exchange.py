@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from swerex.runtime.memory import oom_kills
+
 __all__ = ["Exchange", "Match"]
 
 _MARK_LENGTH = 32
@@ -60,6 +62,8 @@ class Exchange:
         """A call has reported the end."""
         self.unreported = False
         """The shell could not report the end of the command, and `status` says nothing."""
+        self.oom_kills = oom_kills()
+        """How many processes here had been killed for want of memory before it began."""
         self.awaited = 0
         """How many calls wait for this command."""
         self.running = False

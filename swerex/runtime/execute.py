@@ -13,6 +13,7 @@ import time
 
 from swerex.runtime.abstract import Command, CommandResponse, OnOutput
 from swerex.runtime.failures import failed, timed_out
+from swerex.runtime.memory import OUT_OF_MEMORY, oom_kills
 from swerex.runtime.process import ExitWatch, exit_code, inherited_environment, kill_all, new_mark, spawn
 
 __all__ = ["execute"]
@@ -33,6 +34,7 @@ def execute(
             errno.ENOENT if missing else errno.ENOTDIR, "The working directory is no folder", command.cwd
         )
     mark = new_mark()
+    kills = oom_kills()
     process = spawn(
         command.command,
         mark=mark,
@@ -67,7 +69,8 @@ def execute(
         raise timed_out(what, command.timeout, "was killed.", info)
     status = exit_code(process.returncode)
     if command.check and status != 0:
-        raise failed(what, status, command.error_msg, "", info)
+        why = OUT_OF_MEMORY if oom_kills() > kills else ""
+        raise failed(what, status, command.error_msg, why, info)
     return CommandResponse(stdout=stdout, stderr=stderr, exit_code=status)
 
 

@@ -150,7 +150,12 @@ def spawn(args: str | list[str], *, mark: int = 0, **kwargs: Any) -> subprocess.
     not enforced it since 2.4.25, getrlimit(2).
     """
     with _spawning, _limited(mark):
-        return subprocess.Popen(args, start_new_session=True, **kwargs)
+        process = subprocess.Popen(args, start_new_session=True, **kwargs)
+    if _adopts:
+        # A server should outlive the commands that eat up the memory: proc(5).
+        with suppress(OSError), open(f"/proc/{process.pid}/oom_score_adj", "wb") as file:
+            file.write(b"500")
+    return process
 
 
 @contextmanager

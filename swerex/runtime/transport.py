@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import functools
 import http.client
 import io
 import os
 import socket
 import ssl
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -118,6 +120,30 @@ class _HttpsConnection(urllib3.connection.HTTPSConnection):
     response_class = _Response
 
 
+class _UnixConnection(_HttpConnection):
+    """To a socket in the file system."""
+
+    def __init__(self, *args: Any, path: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._path = path
+
+    def _new_conn(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # Who can write to the folder could have put a link there, to another program's socket.
+            if not stat.S_ISSOCK(os.lstat(self._path).st_mode):
+                raise OSError(errno.ENOTSOCK, "It is no socket", self._path)
+            timeout = self.timeout
+            connection.settimeout(timeout if isinstance(timeout, int | float) else None)
+            connection.connect(self._path)
+        except OSError as error:
+            connection.close()
+            raise urllib3.exceptions.NewConnectionError(
+                self, f"No connection to {self._path}: {error}"
+            ) from error
+        return connection
+
+
 class _HttpPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _HttpConnection
 
@@ -126,26 +152,40 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HttpsConnection
 
 
+class _UnixPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _UnixConnection
+
+
 class _Adapter(HTTPAdapter):
+    def __init__(self, socket_path: str | None, **kwargs: Any) -> None:
+        self._socket_path = socket_path
+        super().__init__(**kwargs)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         options = [*urllib3.connection.HTTPConnection.default_socket_options, *_KEEPALIVE]
         super().init_poolmanager(*args, **kwargs, socket_options=options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        if self._socket_path is None:
+            self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+        else:
+            pool = functools.partial(_UnixPool, path=self._socket_path)
+            self.poolmanager.pool_classes_by_scheme = {"http": pool}
 
 
 class Transport:
     """Connections to one server, shared by all threads and kept for later exchanges."""
 
     def __init__(self, config: RemoteRuntimeConfig) -> None:
-        self.url = config.url
+        path = config.socket_path
+        # What the requests to a socket in the file system name as their host has no meaning.
+        self._url = config.url if path is None else "http://localhost"
         self._headers = {"Accept-Encoding": "identity", "Accept": "application/json", **config.headers}
         # pool_maxsize is how many connections are kept, one for each thread that calls at once.
-        self._adapter = _Adapter(pool_connections=1, pool_maxsize=1000, max_retries=0)
+        self._adapter = _Adapter(path, pool_connections=1, pool_maxsize=1000, max_retries=0)
         with requests.Session() as session:
             # What the environment says of proxies and certificates is not for loopback.
-            session.trust_env = not _is_loopback(self.url)
+            session.trust_env = not _is_loopback(self._url)
             settings = session.merge_environment_settings(
-                self.url, config.proxies or {}, True, config.verify, None
+                self._url, config.proxies or {}, True, config.verify, None
             )
         self._verify: bool | str = settings["verify"] is not False and (settings["verify"] or True)
         self._proxies = settings["proxies"]
@@ -172,7 +212,7 @@ class Transport:
             AnswerTooLargeError: more than `limit`.
         """
         request = requests.PreparedRequest()
-        request.method, request.url = method, self.url + path
+        request.method, request.url = method, self._url + path
         # In pieces: for one sendall() a socket's timeout is that of the whole, however slow the line.
         request.body = _pieces(body) if body and len(body) > _SENT else body  # type: ignore[assignment]
         request.headers = CaseInsensitiveDict({**self._headers, **headers})

@@ -59,7 +59,7 @@ def test_a_part_of_an_answer_is_no_answer(answer: bytes) -> None:
     end = answer.index(BODY) + len(BODY)
     for length, outcome in enumerate(outcomes([answer[:length] for length in range(end)])):
         assert isinstance(outcome, ExchangeError), answer[:length]
-        assert outcome.sent and not outcome.gone, answer[:length]
+        assert (outcome.sent, outcome.gone) == (True, False), answer[:length]
 
 
 @pytest.mark.parametrize("answer", [WITH_LENGTH, CHUNKED], ids=["length", "chunked"])

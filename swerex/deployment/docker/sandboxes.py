@@ -1,0 +1,204 @@
+"""Find the sandboxes in an engine, and tidy up what nobody uses any more."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import requests
+from docker.errors import APIError, DockerException, NotFound
+
+from swerex import __version__
+from swerex.deployment.docker.engine import Engine, connect, said
+from swerex.exceptions import SwerexException
+
+__all__ = ["Sandbox", "Use", "labels", "list_sandboxes", "prune", "remove_abandoned"]
+
+LABEL = "swerex"
+"""The label of all that is made here; its value is the version that made it."""
+OWNER_LABEL = "swerex.owner"
+SOCKET_LABEL = "swerex.socket"
+KEPT_LABEL = "swerex.kept"
+BUNDLE_LABEL = "swerex.bundle"
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A container, or the volume with the server's files, as `list_sandboxes` and `prune` see it."""
+
+    name: str
+    kind: str
+    """"container" or "volume"."""
+    version: str
+    """The version of this package that made it."""
+    owner: str
+    """The process and host that made it, as ``PID@HOST``."""
+    created: str
+    """When, as the engine says."""
+    status: str
+    """As the engine says: "running", "exited", "created" ..."""
+    in_use: bool | None
+    """Whether a process holds it. None: that can't be seen from here, since it was made on another machine,
+    or by another user."""
+    kept: bool
+    """It is to be kept: made with ``remove_container=False``."""
+
+
+def labels() -> dict[str, str]:
+    """For what this process makes."""
+    return {LABEL: __version__, OWNER_LABEL: f"{os.getpid()}@{socket.gethostname()}"}
+
+
+def cache_folder() -> Path:
+    """The user's folder for what processes of this machine share. Raises OSError if it can't be made."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(base) / "swerex" / "sandboxes"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class Use:
+    """This process uses a sandbox, until `end`, or until it dies and the kernel gives its lock back."""
+
+    def __init__(self, name: str) -> None:
+        self._fd = -1
+        self._path: Path | None = None
+        # Without a lock nobody but the lease can tell that it is not used any more.
+        with suppress(OSError):
+            self._path = cache_folder() / name
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_SH)
+
+    def end(self, *, removed: bool) -> None:
+        """`removed`: the sandbox is no more, and nobody will ask."""
+        if self._fd >= 0:
+            if removed and self._path is not None:
+                self._path.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _in_use(name: str) -> bool | None:
+    try:
+        with open(cache_folder() / name, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def list_sandboxes(*, container_runtime: str = "docker") -> list[Sandbox]:
+    """All sandboxes in the engine, of every process and host, and the volumes with the server's files.
+
+    Raises:
+        SwerexException: the engine does not answer.
+    """
+    engine = connect(container_runtime)
+    try:
+        return list(_find(engine))
+    except (DockerException, requests.RequestException) as error:
+        raise SwerexException(f"{engine.name} did not list its containers: {said(error)}") from error
+
+
+def _find(engine: Engine) -> Iterator[Sandbox]:
+    api = engine.client.api
+    only = {"label": [LABEL]}
+    for item in api.containers(all=True, filters=only):
+        name = item["Names"][0].lstrip("/")
+        created = datetime.fromtimestamp(item["Created"], timezone.utc).isoformat()
+        yield _sandbox(name, "container", item["Labels"], created, item["State"], _in_use(name))
+    used = {mount.get("Name") for item in api.containers(all=True) for mount in item.get("Mounts") or []}
+    for item in (api.volumes(filters=only) or {}).get("Volumes") or []:
+        in_use = item["Name"] in used
+        state = "mounted" if in_use else "idle"
+        yield _sandbox(item["Name"], "volume", item["Labels"], item.get("CreatedAt", ""), state, in_use)
+
+
+def _sandbox(
+    name: str, kind: str, found: dict[str, str], created: str, status: str, in_use: bool | None
+) -> Sandbox:
+    return Sandbox(
+        name, kind, found[LABEL], found.get(OWNER_LABEL, ""), created, status, in_use, KEPT_LABEL in found
+    )
+
+
+def prune(
+    *, container_runtime: str = "docker", dry_run: bool = False, kept: bool = False, volumes: bool = False
+) -> list[Sandbox]:
+    """Remove the sandboxes that no process uses any more, and return them; `dry_run`: only return them.
+
+    A sandbox that another process uses is left alone, and so is one of which this can't be seen from here:
+    its lease ends it. `kept`: also those that were kept by ``remove_container=False``.
+    `volumes`: also the server's files, if no container has them; they are made again when they are needed.
+
+    Raises:
+        SwerexException: the engine does not answer, or refuses to remove one; the others are removed.
+    """
+    engine = connect(container_runtime)
+    found = list_sandboxes(container_runtime=container_runtime)
+    doomed = [item for item in found if _is_idle(item, kept=kept, volumes=volumes)]
+    if dry_run:
+        return doomed
+    removed: list[Sandbox] = []
+    refused: list[str] = []
+    # Containers first: they have the volumes.
+    for item in sorted(doomed, key=lambda item: item.kind):
+        try:
+            _remove(engine, item)
+            removed.append(item)
+        except (DockerException, requests.RequestException) as error:
+            refused.append(f"{item.kind} {item.name}: {said(error)}")
+    if refused:
+        raise SwerexException(
+            f"{len(removed)} removed, but not these: {'; '.join(refused)}",
+            extra_info={"removed": [item.name for item in removed], "refused": refused},
+        )
+    return removed
+
+
+_swept: set[tuple[int, str]] = set()
+
+
+def remove_abandoned(engine: Engine) -> None:
+    """Remove, once in a process, what a killed one had created and not started: no lease ends that."""
+    key = (os.getpid(), engine.url)
+    if key in _swept:
+        return
+    _swept.add(key)
+    api = engine.client.api
+    with suppress(DockerException, requests.RequestException):
+        for item in api.containers(all=True, filters={"label": [LABEL], "status": ["created"]}):
+            name = item["Names"][0].lstrip("/")
+            if KEPT_LABEL not in item["Labels"] and _in_use(name) is False:
+                api.remove_container(name, force=True, v=True)
+
+
+def _is_idle(item: Sandbox, *, kept: bool, volumes: bool) -> bool:
+    if item.kind == "volume":
+        return volumes and not item.in_use
+    return item.in_use is False and (kept or not item.kept)
+
+
+def _remove(engine: Engine, item: Sandbox) -> None:
+    api: Any = engine.client.api
+    with suppress(NotFound):
+        if item.kind == "volume":
+            api.remove_volume(item.name)
+        else:
+            try:
+                api.remove_container(item.name, force=True, v=True)
+            except APIError as error:
+                # Being removed already, by its own end.
+                if error.status_code != 409:
+                    raise
+            with suppress(OSError):
+                (cache_folder() / item.name).unlink(missing_ok=True)
