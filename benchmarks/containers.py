@@ -120,7 +120,7 @@ class Benchmark:
             return statistics.median(times[0]), statistics.median(times[1])
 
     def memory(self, number: int = 50) -> float:
-        """Megabytes of each of `number` sandboxes that are used at once: their processes' share of what is in use."""
+        """Megabytes of each of `number` sandboxes in use: their processes' share of what is in memory."""
         deployments = [self.deployment() for _ in range(number)]
         with ThreadPoolExecutor(8) as pool:
             try:

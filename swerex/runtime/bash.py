@@ -49,7 +49,7 @@ class BashSession:
         *,
         env: dict[str, str],
         checker: SyntaxChecker,
-        bash: str,
+        bash: list[str],
         folder: Path,
     ) -> None:
         """`folder` is a new one, for this session alone; `close` removes it."""

@@ -42,21 +42,26 @@ _LARGEST_BACKLOG = 64 << 20
 """How many bytes of output are kept while no call waits for them."""
 
 
-def find_bash(env: dict[str, str]) -> str:
-    """The path of bash. Raises SessionNotInitializedError where there is none."""
+def find_bash(env: dict[str, str]) -> list[str]:
+    """What starts a bash. Raises SessionNotInitializedError where there is none."""
     bash = shutil.which("bash", path=f"{env.get('PATH', '')}:/bin:/usr/bin:/usr/local/bin")
-    if bash is None:
+    if bash is not None:
+        return [os.path.abspath(bash)]
+    # A server that was brought into the sandbox runs by its own loader, and has a bash beside it.
+    loader = Path(os.path.realpath("/proc/self/exe"))
+    root = loader.parent.parent
+    if not loader.name.startswith("ld-") or not (root / "bin" / "bash").is_file():
         raise SessionNotInitializedError(
             f"There is no bash in PATH ({env.get('PATH', '')!r}) nor in /bin, /usr/bin, /usr/local/bin. "
             "A session needs one: install it in the image, or use execute(), which needs none."
         )
-    return os.path.abspath(bash)
+    return [str(loader), "--library-path", str(root / "lib"), str(root / "bin" / "bash")]
 
 
 class Shell:
     """Runs one command after the other. Who calls sees to it that there is only one at a time."""
 
-    def __init__(self, name: str, bash: str, env: dict[str, str], cwd: str, folder: Path) -> None:
+    def __init__(self, name: str, bash: list[str], env: dict[str, str], cwd: str, folder: Path) -> None:
         """`name` is that of the session, for messages. `folder` is a new one; `close` removes it."""
         self._name = name
         self._bash = bash

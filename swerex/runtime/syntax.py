@@ -56,7 +56,7 @@ def _clean(env: dict[str, str]) -> dict[str, str]:
 class SyntaxChecker:
     """A long-lived bash that parses. A fresh ``bash -n`` for each command would take three times as long."""
 
-    def __init__(self, bash: str, env: dict[str, str]) -> None:
+    def __init__(self, bash: list[str], env: dict[str, str]) -> None:
         self._bash = bash
         self._env = _clean(env)
         self._lock = threading.Lock()
@@ -81,7 +81,7 @@ class SyntaxChecker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         self._process = spawn(
-            [self._bash, "--norc", "--noprofile", "-c", _LOOP],
+            [*self._bash, "--norc", "--noprofile", "-c", _LOOP],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -105,7 +105,7 @@ class SyntaxChecker:
             self._stop()
 
 
-def syntax_error(bash: str, env: dict[str, str], text: bytes, state: bytes, folder: Path) -> str:
+def syntax_error(bash: list[str], env: dict[str, str], text: bytes, state: bytes, folder: Path) -> str:
     """What bash has to say against the text of a command; empty if nothing.
 
     `state` is a script that makes the aliases and options of the session which decide how a text is parsed.
@@ -115,7 +115,7 @@ def syntax_error(bash: str, env: dict[str, str], text: bytes, state: bytes, fold
     script.write_bytes(prelude + text + b"\n")
     try:
         process = spawn(
-            [bash, "--norc", "--noprofile", str(script)],
+            [*bash, "--norc", "--noprofile", str(script)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -29,7 +29,7 @@ __all__ = ["Terminal"]
 
 # Opening a terminal is what makes it the controlling terminal of a session leader that has none: open(2),
 # O_NOCTTY. A bash in POSIX mode, which reads no file first, does it and then becomes the interactive one.
-_START = 'exec "$0" --noprofile --norc --noediting +o history +H -i 1<>"$1" 2>&1'
+_START = 'exec 1<>"$1" && shift && exec "$@" --noprofile --norc --noediting +o history +H -i 2>&1'
 
 _ROWS, _COLUMNS = 50, 200
 
@@ -62,7 +62,7 @@ class Terminal:
 
     def __init__(
         self,
-        bash: str,
+        bash: list[str],
         env: dict[str, str],
         cwd: str,
         on_output: Callable[[bytes], None],
@@ -83,7 +83,7 @@ class Terminal:
             termios.tcsetattr(self._slave, termios.TCSANOW, self._modes)
             os.set_blocking(self._master, False)
             self._process = spawn(
-                [bash, "--posix", "--norc", "-c", _START, bash, self.path],
+                [*bash, "--posix", "--norc", "-c", _START, "bash", self.path, *bash],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
