@@ -19,6 +19,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -139,10 +140,11 @@ def create_app(runtime: AbstractRuntime, token: str, lease: Lease | None = None)
         return _response(found)
 
     def serve(path: str, model: Any, call: Callable[[Any, OnOutput | None], BaseModel]) -> None:
-        adapter = TypeAdapter(model)
+        # Made at the first request, and not while the server starts.
+        adapter = cache(lambda: TypeAdapter(model))
 
         def view() -> Response:
-            body = adapter.validate_json(request.get_data(cache=False))
+            body = adapter().validate_json(request.get_data(cache=False))
             return answer(lambda on_output: call(body, on_output))
 
         app.post(path, endpoint=path)(view)

@@ -6,10 +6,11 @@ A config may be copied and changed; it is checked again when a deployment is mad
 from __future__ import annotations
 
 import importlib
+from ipaddress import IPv4Network
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from swerex.deployment.abstract import AbstractDeployment
@@ -50,11 +51,13 @@ class DockerDeploymentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: str = "python:3.11"
-    """The image to run."""
+    """The name of the image to run; or the path of a Dockerfile, or of a folder with one, to build it from. A
+    path begins with ``/``, ``./``, ``../`` or ``~``, or ends in ``Dockerfile``."""
     port: _Port | None = None
-    """The port of this machine that leads to the server. None: the engine picks one."""
+    """The port of the engine's machine that leads to the server. None: the engine picks one."""
     docker_args: list[str] = []
-    """More options for the container, as for ``docker run``. A ``--platform`` moves to `platform`."""
+    """More options for the container, as for ``docker run``. A ``--platform`` moves to `platform`. An option
+    that isn't known is a ValueError when the deployment is made."""
     startup_timeout: _Seconds = 180.0
     """Seconds from the start of the container until the server must answer."""
     pull: Literal["never", "always", "missing"] = "missing"
@@ -62,17 +65,36 @@ class DockerDeploymentConfig(BaseModel):
     remove_images: bool = False
     """Remove the image when the deployment is stopped."""
     python_standalone_dir: str | None = None
-    """Where in the image to install a Python of its own, for images that have none."""
+    """Where in the image to install a Python of its own. Not needed: the server brings its own."""
     platform: str | None = None
     """The platform of the image, such as ``linux/amd64``. None: the engine's own."""
     remove_container: bool = True
-    """Remove the container when the deployment is stopped."""
+    """Remove the container when it ends, or is stopped. If not, it is stopped and kept."""
     container_runtime: Literal["docker", "podman"] = "docker"
     """The engine to use."""
     exec_shell: list[str] = ["/bin/sh", "-c"]
-    """What runs the command line that starts the server in the container."""
+    """What runs the command line that starts the server in the container: a shell that reads a profile, for
+    one. The default is needed only by images whose own server is used."""
     docker_internal_host: str = "http://127.0.0.1"
-    """The address at which the container's ports can be reached from here."""
+    """The address at which the ports of the engine's machine can be reached from here: another one where this
+    program runs in a container itself."""
+    memory: int | str | None = None
+    """The most memory the container may use: bytes, or as in ``512m`` and ``2g``. None: no limit."""
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    """How many CPUs it may use. None: all."""
+    env: dict[str, str] = {}
+    """Environment variables, added to those of the image."""
+    volumes: list[str] = []
+    """As for ``docker run --volume``: ``/here:/there``, ``/here:/there:ro`` or ``name:/there``."""
+    workdir: str | None = None
+    """The working directory. None: that of the image."""
+    user: str | None = None
+    """The user, and maybe group: ``name``, ``1000`` or ``1000:1000``. None: that of the image."""
+    network: str | None = None
+    """The network. ``none``: the sandbox has no network at all, and yet is driven, through a socket. A named
+    one: the sandbox is reached at its own address there. None: the engine's usual one."""
+    auto_remove_after: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a sign of life from this process after which the sandbox ends itself."""
     type: Literal["docker"] = "docker"
     """Tells the configs apart. Do not change."""
 
@@ -103,19 +125,32 @@ class ModalDeploymentConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: str | PurePath = "python:3.11"
-    """The name of an image in a registry, or the path of a Dockerfile."""
+    """The name of an image in a registry, or the path of a Dockerfile, whose folder is its build context."""
     startup_timeout: _Seconds = 180.0
-    """Seconds until the server must answer."""
+    """Seconds that the start may take in all: building the image, and until the server answers."""
     runtime_timeout: _Seconds = 60.0
     """Seconds that one request to the sandbox may take by default."""
     deployment_timeout: _Seconds = 3600.0
     """Seconds after which the sandbox ends in any case, so that a forgotten one does not cost for ever."""
     modal_sandbox_kwargs: dict[str, Any] = {}
-    """More arguments for `modal.Sandbox.create`."""
+    """More arguments for `modal.Sandbox.create`. All but ``app`` and ``image``, which have their own fields."""
     install_pipx: bool = True
-    """Install pipx in the image, to install the server with where the image lacks it."""
+    """Install pipx in the image, to install the server with where neither a bundle can serve nor the image
+    has it."""
+    app_name: str = "swe-rex"
+    """The app of Modal that the sandbox belongs to; made if it is not there."""
+    auto_remove_after: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a sign of life from this process after which the sandbox ends itself."""
     type: Literal["modal"] = "modal"
     """Tells the configs apart. Do not change."""
+
+    @field_validator("modal_sandbox_kwargs")
+    @classmethod
+    def _has_no_fields(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        for name, field in (("app", "app_name"), ("image", "image")):
+            if name in kwargs:
+                raise ValueError(f"{name!r} can't be given here: use the field `{field}`")
+        return kwargs
 
     def get_deployment(self) -> AbstractDeployment:
         return _import_backend("modal", "ModalDeployment").from_config(self)
@@ -141,13 +176,42 @@ class FargateDeploymentConfig(BaseModel):
     security_group_prefix: str = "swe-rex-deployment-sg"
     """How the name of the security group begins."""
     fargate_args: dict[str, Any] = {}
-    """More arguments for the task."""
-    container_timeout: _Seconds = 60 * 15
-    """Seconds after which the task ends in any case."""
+    """More arguments for boto3's ``run_task``, merged into those that it is called with."""
+    container_timeout: Annotated[float, Field(gt=0)] = 60 * 15
+    """Seconds after which the task ends in any case, so that a forgotten one does not cost for ever."""
+    startup_timeout: _Seconds = 600.0
+    """Seconds until the task must run: until there is capacity for it and its image is pulled."""
     runtime_timeout: _Seconds = 60
-    """Seconds until the server must answer."""
+    """Seconds from then until the server must answer."""
+    region: str | None = None
+    """The region to run in. None: the one that boto3 finds in its environment or configuration."""
+    cpu: Annotated[int, Field(gt=0)] = 1024
+    """CPU units of the task: 1024 for each vCPU."""
+    memory: Annotated[int, Field(gt=0)] = 2048
+    """Memory of the task in MiB. Fargate has certain sizes for each `cpu`."""
+    ephemeral_storage: Annotated[int, Field(ge=21, le=200)] | None = None
+    """Disk space of the task in GiB. None: 20, which cost nothing extra."""
+    env: dict[str, str] = Field(default={}, repr=False)
+    """Environment variables of the container. Whoever may describe tasks in the account can read them."""
+    spot: bool = False
+    """Run on spare capacity (FARGATE_SPOT), which is cheaper, and may be taken away at any time."""
+    ingress_cidr: str = "0.0.0.0/0"
+    """The addresses from which the server can be reached, such as ``203.0.113.7/32``."""
+    bundle_bucket: str | None = None
+    """The bucket of S3 through which the server is brought into the task. None: the image has the server, or
+    pip installs it there."""
+    auto_remove_after: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a sign of life from this process after which the task ends itself."""
     type: Literal["fargate"] = "fargate"
     """Tells the configs apart. Do not change."""
+
+    @field_validator("ingress_cidr")
+    @classmethod
+    def _is_a_network(cls, cidr: str) -> str:
+        try:
+            return str(IPv4Network(cidr))
+        except ValueError as error:
+            raise ValueError(f"{error}: give an IPv4 network such as 203.0.113.7/32") from None
 
     def get_deployment(self) -> AbstractDeployment:
         return _import_backend("fargate", "FargateDeployment").from_config(self)

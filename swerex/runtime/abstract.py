@@ -13,7 +13,16 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 from typing_extensions import Self
 
 from swerex.exceptions import SessionDoesNotExistError, SwerexException
@@ -72,7 +81,12 @@ _Env = Annotated[dict[str, str], AfterValidator(_environment)]
 _Seconds = Annotated[float, Field(ge=0)]
 
 
-class IsAliveResponse(BaseModel):
+class _Model(BaseModel):
+    # Made at its first use: all of them together are a good part of the time a server takes to start.
+    model_config = ConfigDict(defer_build=True)
+
+
+class IsAliveResponse(_Model):
     """Whether the sandbox answers; use it as a boolean."""
 
     is_alive: bool
@@ -83,7 +97,7 @@ class IsAliveResponse(BaseModel):
         return self.is_alive
 
 
-class CreateBashSessionRequest(BaseModel):
+class CreateBashSessionRequest(_Model):
     """Open a session: a bash that lives, with its state, until it is closed."""
 
     session: str = "default"
@@ -98,13 +112,13 @@ class CreateBashSessionRequest(BaseModel):
     """The working directory to begin in."""
 
 
-class CreateBashSessionResponse(BaseModel):
+class CreateBashSessionResponse(_Model):
     output: str = ""
     """What the files of `startup_source` printed."""
     session_type: Literal["bash"] = "bash"
 
 
-class BashAction(BaseModel):
+class BashAction(_Model):
     """Run a command in a session, or send a line to the program in its foreground."""
 
     command: str
@@ -132,7 +146,7 @@ class BashAction(BaseModel):
         return self
 
 
-class BashInterruptAction(BaseModel):
+class BashInterruptAction(_Model):
     """Stop the command in the foreground of a session and bring the shell back.
 
     Ctrl-C first, `n_retry` times, each time waiting `timeout` seconds; then SIGTERM and SIGKILL to the
@@ -148,7 +162,7 @@ class BashInterruptAction(BaseModel):
     action_type: Literal["bash_interrupt"] = "bash_interrupt"
 
 
-class BashObservation(BaseModel):
+class BashObservation(_Model):
     """What an action printed, and how it ended."""
 
     output: str = ""
@@ -162,16 +176,16 @@ class BashObservation(BaseModel):
     session_type: Literal["bash"] = "bash"
 
 
-class CloseBashSessionRequest(BaseModel):
+class CloseBashSessionRequest(_Model):
     session: str = "default"
     session_type: Literal["bash"] = "bash"
 
 
-class CloseBashSessionResponse(BaseModel):
+class CloseBashSessionResponse(_Model):
     session_type: Literal["bash"] = "bash"
 
 
-class Command(BaseModel):
+class Command(_Model):
     """Run a program outside of any session, as `subprocess.run` does. Its standard input is empty."""
 
     command: _Text | list[_Text]
@@ -204,7 +218,7 @@ class Command(BaseModel):
         return self
 
 
-class CommandResponse(BaseModel):
+class CommandResponse(_Model):
     """What a command printed. Bytes that are not UTF-8 appear as ``\\xNN``."""
 
     stdout: str = ""
@@ -213,7 +227,7 @@ class CommandResponse(BaseModel):
     """128 + N for a command that signal N ended."""
 
 
-class ReadFileRequest(BaseModel):
+class ReadFileRequest(_Model):
     path: _Path
     encoding: _Text | None = None
     """As for `open`; UTF-8 by default, whatever the sandbox's locale is."""
@@ -221,23 +235,23 @@ class ReadFileRequest(BaseModel):
     """As for `open`; "strict" by default."""
 
 
-class ReadFileResponse(BaseModel):
+class ReadFileResponse(_Model):
     content: str = ""
     """Exactly what is in the file: line ends stay as they are."""
 
 
-class WriteFileRequest(BaseModel):
+class WriteFileRequest(_Model):
     """Write a text as UTF-8. Missing parent folders are made."""
 
     content: str
     path: _Path
 
 
-class WriteFileResponse(BaseModel):
+class WriteFileResponse(_Model):
     pass
 
 
-class UploadRequest(BaseModel):
+class UploadRequest(_Model):
     """Copy a file or a folder of this machine into the sandbox.
 
     A folder is merged into the target if that exists. Modes, times, symbolic links and empty folders stay.
@@ -249,11 +263,11 @@ class UploadRequest(BaseModel):
     """What it shall be called in the sandbox."""
 
 
-class UploadResponse(BaseModel):
+class UploadResponse(_Model):
     pass
 
 
-class CloseResponse(BaseModel):
+class CloseResponse(_Model):
     pass
 
 

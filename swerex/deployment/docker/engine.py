@@ -86,7 +86,9 @@ def _why_not(name: str, url: str, error: Exception) -> str:
             f"This user has no permission for {name}'s socket {path}.{group} run a rootless engine, or name "
             f"another with {variable}."
         )
-    return f"No {name} engine answers at {url}: start it with {start}, or set {variable} to another. ({error})"
+    return (
+        f"No {name} engine answers at {url}: start it with {start}, or set {variable} to another. ({error})"
+    )
 
 
 def _is_socket(path: str) -> bool:
