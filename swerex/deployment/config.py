@@ -260,18 +260,13 @@ def get_deployment(config: DeploymentConfig) -> AbstractDeployment:
 
 
 def _import_backend(name: str, class_name: str) -> type[AbstractDeployment]:
-    """The class of a backend that may not be there, or whose client library is an extra of the package."""
-    module = f"swerex.deployment.{name}"
+    """The class of a backend, whose client library may be an extra of the package."""
     try:
-        backend: type[AbstractDeployment] = getattr(importlib.import_module(module), class_name)
+        module = importlib.import_module(f"swerex.deployment.{name}")
     except ModuleNotFoundError as error:
-        if error.name == module:
-            raise ImportError(
-                f"this version of swerex has no {class_name}: its config can be read and written, but not "
-                "started. Use a local or a remote deployment, or install a version that has it.",
-                name=module,
-            ) from None
+        package = (error.name or "").partition(".")[0]
         raise ImportError(
-            f"{class_name} needs the package {error.name!r}: pip install 'swerex[{name}]'", name=error.name
+            f"{class_name} needs the package {package!r}: pip install 'swerex[{name}]'", name=package
         ) from error
+    backend: type[AbstractDeployment] = getattr(module, class_name)
     return backend
