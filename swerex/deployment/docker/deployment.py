@@ -230,6 +230,7 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
                 ) from error
             raise
         self._use = use
+        self._config.remove_container = KEPT_LABEL not in found_labels
         self._started_at = time.monotonic()
         self._reach = Reach(found_labels[REACH_LABEL])
         lease = float(environment.get("SWEREX_LEASE", self._config.auto_remove_after))
