@@ -179,7 +179,7 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
             options["command"] = command
         if not config.remove_container:
             options["labels"][KEPT_LABEL] = "yes"
-        elif "restart_policy" not in options:
+        elif options.get("restart_policy", {}).get("Name", "no") == "no":
             options["auto_remove"] = True
         return options
 

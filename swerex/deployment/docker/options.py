@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swerex.deployment.config import DockerDeploymentConfig
-from swerex.deployment.docker_args import parse_docker_args
+from swerex.deployment.docker.args import parse_docker_args
 
 __all__ = ["container_options", "network_of"]
 
@@ -16,11 +16,16 @@ def container_options(config: DockerDeploymentConfig) -> dict[str, Any]:
     Raises:
         ValueError: an argument that isn't known, can't be used here, or says again what a field says.
     """
-    options = parse_docker_args(config.docker_args)
+    args = [*config.docker_args, *(part for volume in config.volumes for part in ("--volume", volume))]
+    if config.network is not None:
+        if "network" in parse_docker_args(config.docker_args):
+            raise ValueError("docker_args has a --network, and so has the field `network`: leave one out")
+        args += ["--network", config.network]
+    options = parse_docker_args(args)
+    if "name" in options:
+        raise ValueError("--name can't be given: each container gets a name of its own, see container_name")
     if options.pop("auto_remove", False) and not config.remove_container:
-        raise ValueError(
-            "docker_args has --rm, which remove_container=False contradicts: leave one of them out"
-        )
+        raise ValueError("docker_args has --rm, and remove_container=False contradicts it: leave one out")
     fields = {
         "mem_limit": config.memory,
         "nano_cpus": None if config.cpus is None else round(config.cpus * 1e9),
@@ -31,21 +36,13 @@ def container_options(config: DockerDeploymentConfig) -> dict[str, Any]:
     for key, value in fields.items():
         if value is not None:
             if key in options:
-                raise ValueError(f"docker_args says something else than the field with the value {value!r}")
+                raise ValueError(f"docker_args says again what the field with {value!r} says: leave one out")
             options[key] = value
-    if config.network is not None:
-        if network_of(options) is not None:
-            raise ValueError(
-                "docker_args has --network, and the config a field `network`: leave one of them out"
-            )
-        options.update(parse_docker_args(["--network", config.network]))
-    more = parse_docker_args([part for volume in config.volumes for part in ("--volume", volume)])
-    options["volumes"] = [*(options.get("volumes") or []), *(more.get("volumes") or [])]
     options["environment"] = {**(options.get("environment") or {}), **config.env}
     return options
 
 
 def network_of(options: dict[str, Any]) -> str | None:
     """A container's network: "none", "host", "container:NAME", or the name of one. None: the usual one."""
-    found: str | None = options.get("network") or options.get("network_mode")
+    found: str | None = options.get("network")
     return None if found in ("bridge", "default") else found

@@ -54,7 +54,10 @@ class Reach:
         if self._way == "published":
             narrow = _is_loopback(self._where)
             binding = ("127.0.0.1", port) if narrow else port
-            options["ports"] = {**(options.get("ports") or {}), f"{_PORT}/tcp": binding}
+            ports = options.get("ports") or {}
+            key = f"{_PORT}/tcp"
+            # The first one is the server's, should the port be published again.
+            options["ports"] = {**ports, key: [binding, *(ports.get(key) or [])]}
         elif self._way == "socket":
             # Anybody in the container may write here, but nobody else on this machine gets to it.
             os.mkdir(f"{self._where}/run")
