@@ -146,6 +146,12 @@ def test_an_exit_trap_of_the_users_runs_once(session: Session) -> None:
     assert session.run("cat log", timeout=5).output == "bye\n"
 
 
+def test_an_exit_trap_of_the_users_runs_after_set_e_too(session: Session) -> None:
+    session.run("trap 'echo $? >> log' EXIT; x=5", timeout=5)
+    session.run("set -e; y=6; (exit 7)", timeout=5, check="silent")
+    assert session.run("echo $x $y; cat log", timeout=5).output == "5 6\n7\n"
+
+
 def test_state_outlives_an_exit_with_a_trap_of_the_users(session: Session) -> None:
     session.run("trap 'true' EXIT; x=5", timeout=5)
     session.run("exit 3", timeout=5, check="silent")
