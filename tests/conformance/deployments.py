@@ -1,0 +1,72 @@
+"""The one list of deployments that the conformance suite passes through. A new one is added here.
+
+Each entry prepares what a deployment needs, such as a server or an engine, and yields what makes it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from swerex.deployment.config import (
+    DockerDeploymentConfig,
+    LocalDeploymentConfig,
+    RemoteDeploymentConfig,
+    get_deployment,
+)
+from swerex.exceptions import DeploymentStartupError
+from swerex.testing import Make
+from tests.util import running_server
+
+IMAGE = os.environ.get("SWEREX_TEST_IMAGE", "python:3.11")
+"""What containers are made from; it must be there."""
+
+
+@contextmanager
+def local() -> Iterator[Make]:
+    yield lambda: get_deployment(LocalDeploymentConfig())
+
+
+@contextmanager
+def server() -> Iterator[Make]:
+    """A server on the loopback address."""
+    with tempfile.TemporaryDirectory() as folder, running_server(Path(folder)) as server:
+        config = RemoteDeploymentConfig(port=server.port, auth_token=server.token)
+        yield lambda: get_deployment(config)
+
+
+def docker() -> AbstractContextManager[Make]:
+    return engine("docker")
+
+
+def podman() -> AbstractContextManager[Make]:
+    return engine("podman")
+
+
+DEPLOYMENTS: dict[str, Callable[[], AbstractContextManager[Make]]] = {
+    "local": local,
+    "server": server,
+    "docker": docker,
+    "podman": podman,
+}
+
+
+@contextmanager
+def engine(name: Literal["docker", "podman"]) -> Iterator[Make]:
+    """A container engine of this machine. Skips where there is none; in CI there are both."""
+    from swerex.deployment.docker.engine import connect
+
+    try:
+        connect(name)
+    except DeploymentStartupError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    config = DockerDeploymentConfig(image=IMAGE, pull="never", container_runtime=name)
+    yield lambda: get_deployment(config)
