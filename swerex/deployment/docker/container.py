@@ -77,7 +77,7 @@ class ContainerWatch:
         self._closed = True
         _shut(self._stream)
         self._thread.join(5)
-        self._stream.close()
+        _close(self._stream)
 
     def _attach(self) -> Any:
         # What it has printed until now comes first.
@@ -120,7 +120,7 @@ class ContainerWatch:
                 with self._changed:
                     self._tail.clear()
                     self._size = 0
-                    self._stream.close()
+                    _close(self._stream)
                     self._stream = stream
                 if self._closed:
                     _shut(stream)
@@ -161,3 +161,11 @@ def _shut(stream: Any) -> None:
     """End the reading of the other thread. What the SDK returns is a socket, or a file around one."""
     with suppress(OSError):
         getattr(stream, "_sock", stream).shutdown(socket.SHUT_RDWR)
+
+
+def _close(stream: Any) -> None:
+    """Close all that the SDK has opened for it, and not only the outermost."""
+    connection = getattr(stream, "_sock", stream)
+    stream._response.close()
+    stream.close()
+    connection.close()
