@@ -98,6 +98,8 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
             try:
                 self._runtime = self._bring_up()
             except BaseException:
+                # A signal handler may have called stop() in between, and more was made since.
+                self._owner = os.getpid()
                 self._stop_and_log_errors()
                 raise
 

@@ -219,7 +219,7 @@ class Shell:
     def _trap(self, trap: str = "") -> str:
         """Set the EXIT trap to save the state and then do what `trap`, as bash prints it, does."""
         word = trap.strip().removeprefix("trap -- ").removesuffix(" EXIT")
-        # With something after it, a status that is not 0 is no failure to `set -e`, and stays for what follows.
+        # With something after it, a status that is not 0 is no failure to `set -e`, and stays as it is.
         save = f'\\. {shlex.quote(str(self._folder / "save"))} "$?" && \\builtin :'
         ours = shlex.quote(f"{save}\n" if word else save)
         return f"\\builtin trap -- {ours}{word} EXIT;"

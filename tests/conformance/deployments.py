@@ -22,6 +22,7 @@ from swerex.deployment.config import (
 )
 from swerex.exceptions import DeploymentStartupError
 from swerex.testing import Make
+from tests.cloud.fargate_cloud import fargate_cloud
 from tests.util import running_server
 
 IMAGE = os.environ.get("SWEREX_TEST_IMAGE", "python:3.11")
@@ -49,11 +50,19 @@ def podman() -> AbstractContextManager[Make]:
     return engine("podman")
 
 
+@contextmanager
+def fargate() -> Iterator[Make]:
+    """A stand-in for AWS that really runs the tasks."""
+    with tempfile.TemporaryDirectory() as folder, fargate_cloud(Path(folder)) as cloud:
+        yield cloud.deployment
+
+
 DEPLOYMENTS: dict[str, Callable[[], AbstractContextManager[Make]]] = {
     "local": local,
     "server": server,
     "docker": docker,
     "podman": podman,
+    "fargate": fargate,
 }
 
 

@@ -215,7 +215,8 @@ def test_get_deployment(config, deployment_class):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_client_library_that_is_not_installed(config, package, monkeypatch):
-    for name in [name for name in sys.modules if name.startswith(f"swerex.deployment.{config.type}")]:
+    backend = (f"swerex.deployment.{config.type}", "swerex.utils.aws")
+    for name in [name for name in sys.modules if name.startswith(backend)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(

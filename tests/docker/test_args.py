@@ -475,7 +475,7 @@ IMAGE = f"{NAME}:empty"
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[docker.DockerClient]:
+def sdk() -> Iterator[docker.DockerClient]:
     """Docker, with an image without files, a network, a volume and a container, all of one name."""
     needs("docker")
     try:
@@ -541,7 +541,7 @@ def engine() -> Iterator[docker.DockerClient]:
         "--volumes-from NAME:ro",
     ],
 )
-def test_the_container_is_the_one_that_the_command_makes(engine, line):
+def test_the_container_is_the_one_that_the_command_makes(sdk, line):
     Path("profile").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
     Path("labels").write_text("d=e\n")
     args = [word.replace("NAME", NAME) for word in shlex.split(line)]
@@ -549,8 +549,8 @@ def test_the_container_is_the_one_that_the_command_makes(engine, line):
     try:
         ran = subprocess.run(["docker", "create", *args, IMAGE, "true"], capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr
-        made.append(engine.containers.get(ran.stdout.strip()))
-        made.append(engine.containers.create(IMAGE, "true", **parse_docker_args(args)))
+        made.append(sdk.containers.get(ran.stdout.strip()))
+        made.append(sdk.containers.create(IMAGE, "true", **parse_docker_args(args)))
         theirs, ours = map(described, made)
         assert ours == theirs
     finally:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from swerex.deployment.docker import mounts
 from swerex.deployment.docker import values as read
 
 __all__ = ["parse_docker_args"]
@@ -69,11 +70,11 @@ _FLAGS: dict[str, tuple[str, read.Reader]] = {
     "shm-size": ("shm_size", read.size),
     "ulimit": ("ulimits", read.ulimit),
     # Files
-    "mount": ("mounts", read.mount),
+    "mount": ("mounts", mounts.mount),
     "read-only": ("read_only", read.boolean),
     "storage-opt": ("storage_opt", read.pair),
-    "tmpfs": ("tmpfs", read.tmpfs),
-    "volume": ("volumes", read.volume),
+    "tmpfs": ("tmpfs", mounts.tmpfs),
+    "volume": ("volumes", mounts.volume),
     "volume-driver": ("volume_driver", read.text),
     "volumes-from": ("volumes_from", read.listed(read.text)),
     # Rights and isolation
