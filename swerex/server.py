@@ -69,8 +69,18 @@ _LARGE = 1 << 16
 _TOKEN = re.compile(r"[!-~]+")
 
 
-def create_app(runtime: AbstractRuntime, token: str, lease: Lease | None = None) -> Flask:
-    """The WSGI application that serves `runtime` to whoever knows the `token`, and renews the `lease`."""
+def create_app(
+    runtime: AbstractRuntime,
+    token: str,
+    *,
+    lease: Lease | None = None,
+    stopping: threading.Event | None = None,
+) -> Flask:
+    """The WSGI application that serves `runtime` to whoever knows the `token`, and renews the `lease`.
+
+    Once `stopping` is set, nothing is answered any more: how a command ended that was killed with the server
+    is not how it would have ended.
+    """
     app = Flask("swerex", static_folder=None)
     registry = RequestRegistry()
     uploads = Uploads()
@@ -132,6 +142,8 @@ def create_app(runtime: AbstractRuntime, token: str, lease: Lease | None = None)
         except ValueError as error:
             raise BadRequest(str(error)) from None
         found = entry.wait(wait)
+        if stopping is not None and stopping.is_set():
+            return _json(503, {"detail": "This server is being stopped"})
         arrived = request.headers.get(OUTPUT_HEADER, type=int)
         output = "" if found and arrived is None else entry.output_from(arrived)
         if found is None or output:
@@ -332,13 +344,16 @@ def _serve(host: str, port: int, token: str, threads: int, lease_seconds: float 
         {"host": host, "port": port} if path is None else {"unix_socket": path, "unix_socket_perms": "666"}
     )
 
+    stopping = threading.Event()
+
     def end_everything() -> None:
+        stopping.set()
         runtime.close()
         kill_descendants()
 
     try:
         server = create_server(
-            create_app(runtime, token, lease),
+            create_app(runtime, token, lease=lease, stopping=stopping),
             _dispatcher=_ElasticDispatcher(threads, end_everything),
             **listen,
             ident=None,
@@ -382,10 +397,9 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def _end_of_lease() -> None:
-    print(
-        f"{REMOTE_EXECUTABLE_NAME} ends: no client has asked for anything for as long as the lease",
-        flush=True,
-    )
+    with suppress(OSError):
+        # There may be nobody left to read it.
+        print(f"{REMOTE_EXECUTABLE_NAME} ends: there was no request for as long as its lease", flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -23,7 +23,7 @@ from swerex.exceptions import DeploymentNotStartedError, DeploymentStartupError,
 from swerex.runtime.abstract import AbstractRuntime, IsAliveResponse
 from swerex.utils.log import get_logger
 
-__all__ = ["AbstractDeployment"]
+__all__ = ["AbstractDeployment", "stop_all"]
 
 RuntimeT = TypeVar("RuntimeT", bound=AbstractRuntime, default=AbstractRuntime, covariant=True)
 
@@ -46,6 +46,7 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
         # Reentrant, and with a note for start(): a signal handler may call stop() in the middle of start().
         self._lock = threading.RLock()
         self._stop_called = False
+        self._starting = False
 
     @classmethod
     def from_config(cls, config: BaseModel) -> Self:
@@ -92,28 +93,31 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
                 self.logger.warning("%s is started already", type(self).__name__)
                 return
             self._stop_called = False
+            self._starting = True
             self._owner = os.getpid()
             with _started_lock:
                 _started.add(self)
             try:
                 self._runtime = self._bring_up()
             except BaseException:
-                # A signal handler may have called stop() in between, and more was made since.
-                self._owner = os.getpid()
+                self._starting = False
                 self._stop_and_log_errors()
                 raise
+            finally:
+                self._starting = False
 
     def stop(self) -> None:
         """Close the runtime and remove the sandbox. Safe to call again, before `start`, and for a sandbox
         that is gone."""
         self._stop_called = True
         with self._lock:
-            if self._owner != os.getpid():
+            # In a signal handler in the midst of start(), that one sees the note and removes what it made.
+            if self._owner != os.getpid() or self._starting:
                 return
             runtime, self._runtime = self._runtime, None
             try:
                 if runtime is not None:
-                    runtime.close()
+                    self._close(runtime)
             except (OSError, SwerexException) as error:
                 # Most likely the sandbox is gone, which is what stop() is for.
                 self.logger.debug("%s: its runtime could not be closed: %s", type(self).__name__, error)
@@ -130,9 +134,13 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
         except (OSError, SwerexException) as error:
             reason = _paragraphs(str(error) or type(error).__name__, self._last_words())
             raise DeploymentStartupError(f"{type(self).__name__} did not start: {reason}") from error
+        self._check_wanted()
+        return runtime
+
+    def _check_wanted(self) -> None:
+        """Raise DeploymentStartupError if stop() was called since the start began."""
         if self._stop_called:
             raise DeploymentStartupError(f"{type(self).__name__} was stopped while it started")
-        return runtime
 
     @abstractmethod
     def _create(self) -> RuntimeT:
@@ -145,6 +153,11 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
     def _wait_until_alive(self, runtime: RuntimeT) -> None:  # type: ignore[misc]
         """Return when `runtime` answers. Raise as soon as it is sure that it never will."""
 
+    # As above.
+    def _close(self, runtime: RuntimeT) -> None:  # type: ignore[misc]
+        """End what runs in the sandbox. Where `_remove` does that too, closing the connections is enough."""
+        runtime.close()
+
     def _remove(self) -> None:
         """Remove the place, or as much of it as there is: all, a half, or nothing any more."""
 
@@ -153,7 +166,9 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
         return ""
 
     def _step(self, message: str) -> None:
-        """Tell the log and the hooks that a step of the start begins."""
+        """Tell the log and the hooks that a step of the start begins. Raises DeploymentStartupError if stop()
+        was called meanwhile."""
+        self._check_wanted()
         self.logger.info(message)
         self._hooks.on_custom_step(message)
 
@@ -192,7 +207,8 @@ _started_lock = threading.Lock()
 
 
 @atexit.register
-def _stop_all() -> None:
+def stop_all() -> None:
+    """Stop all deployments of this process, as at its end."""
     with _started_lock:
         deployments = list(_started)
     for deployment in deployments:

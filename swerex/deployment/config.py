@@ -133,7 +133,7 @@ class ModalDeploymentConfig(BaseModel):
     deployment_timeout: _Seconds = 3600.0
     """Seconds after which the sandbox ends in any case, so that a forgotten one does not cost for ever."""
     modal_sandbox_kwargs: dict[str, Any] = {}
-    """More arguments for `modal.Sandbox.create`. All but ``app`` and ``image``, which have their own fields."""
+    """More arguments for `modal.Sandbox.create`: all but ``app`` and ``image``, which have fields here."""
     install_pipx: bool = True
     """Install pipx in the image, to install the server with where neither a bundle can serve nor the image
     has it."""

@@ -42,6 +42,8 @@ PATIENCE_IF_GONE = 1.5
 """The same where nobody listens at its address any more."""
 OPERATION_TIMEOUT = 600.0
 """What an operation may take for which the caller gives no timeout, commands excepted."""
+_MOST_OUTPUT = 1 << 30
+"""How many characters of output are kept for one request."""
 SMALL = 16 << 20
 """How many bytes an answer may have that brings no content."""
 
@@ -165,6 +167,8 @@ class Client:
             if not live.wanted:
                 wait = min(2 * wait, _LONGEST_WAIT)
             live.add(output_so_far(answer))
+            if live.length > _MOST_OUTPUT:
+                raise SwerexException(f"{path} has printed more than {_MOST_OUTPUT:,} characters")
             if deadline is not None and time.monotonic() > deadline:
                 raise CommandTimeoutError(
                     f"{path} was to take {timeout:g} s, and {_OVERTIME:g} s later the server says "

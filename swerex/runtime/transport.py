@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -130,18 +131,28 @@ class _UnixConnection(_HttpConnection):
     def _new_conn(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # Who can write to the folder could have put a link there, to another program's socket.
-            if not stat.S_ISSOCK(os.lstat(self._path).st_mode):
-                raise OSError(errno.ENOTSOCK, "It is no socket", self._path)
             timeout = self.timeout
             connection.settimeout(timeout if isinstance(timeout, int | float) else None)
-            connection.connect(self._path)
+            _connect(connection, self._path)
         except OSError as error:
             connection.close()
             raise urllib3.exceptions.NewConnectionError(
                 self, f"No connection to {self._path}: {error}"
             ) from error
         return connection
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    if sys.platform != "linux":
+        return connection.connect(path)
+    # Who can write to the folder could put a link there, to another program's socket.
+    file = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISSOCK(os.fstat(file).st_mode):
+            raise OSError(errno.ENOTSOCK, "It is no socket", path)
+        connection.connect(f"/proc/self/fd/{file}")
+    finally:
+        os.close(file)
 
 
 class _HttpPool(urllib3.HTTPConnectionPool):

@@ -23,6 +23,7 @@ from swerex.deployment.config import (
 from swerex.exceptions import DeploymentStartupError
 from swerex.testing import Make
 from tests.cloud.fargate_cloud import fargate_cloud
+from tests.cloud.modal_cloud import modal_deployments
 from tests.util import running_server
 
 IMAGE = os.environ.get("SWEREX_TEST_IMAGE", "python:3.11")
@@ -57,12 +58,18 @@ def fargate() -> Iterator[Make]:
         yield cloud.deployment
 
 
+def modal() -> AbstractContextManager[Make]:
+    """A stand-in for Modal that really runs the sandboxes."""
+    return modal_deployments("process")
+
+
 DEPLOYMENTS: dict[str, Callable[[], AbstractContextManager[Make]]] = {
     "local": local,
     "server": server,
     "docker": docker,
     "podman": podman,
     "fargate": fargate,
+    "modal": modal,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 from swerex.deployment.abstract import AbstractDeployment
 from swerex.deployment.hooks.abstract import DeploymentHook
@@ -83,14 +84,16 @@ class _Hook(DeploymentHook):
 
 
 class _Warnings(logging.Handler):
-    """Collects the warnings of a logger inside of a ``with``."""
+    """Collects the warnings of a logger inside of a ``with``, those of this thread alone."""
 
     def __init__(self, logger: logging.Logger, warnings: list[str]) -> None:
         super().__init__(logging.WARNING)
         self._logger, self._warnings = logger, warnings
+        self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._warnings.append(record.getMessage())
+        if record.thread == self._thread:
+            self._warnings.append(record.getMessage())
 
     def __enter__(self) -> None:
         self._logger.addHandler(self)

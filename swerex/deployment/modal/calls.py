@@ -1,0 +1,116 @@
+"""Calls of the modal library: in threads of their own, with a deadline, and again while Modal is busy."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import TypeVar
+
+from modal.exception import ConnectionError as ModalConnectionError
+from modal.exception import InternalError, ResourceExhaustedError, ServiceError
+
+__all__ = ["CREATE_PACE", "Pace", "call", "patiently", "start_call"]
+
+T = TypeVar("T")
+
+_BUSY = (ResourceExhaustedError, ServiceError, InternalError, ModalConnectionError)
+"""What may be over in a moment. The library has repeated the request by then, except for the first."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+
+
+class Pace:
+    """How fast requests may follow each other: at will, until Modal refuses one; then slower with each that
+    it refuses, and a little faster again with each that it takes. One for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._interval = 0.0
+        self._next = 0.0
+        self._slowed = 0.0
+
+    def wait(self) -> None:
+        """Return when it is this thread's turn."""
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + self._interval
+        time.sleep(turn - now)
+
+    def refused(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            # Those that were on their way together are refused together, and count as one.
+            if now - self._slowed >= self._interval:
+                self._interval = min(max(2 * self._interval, 0.05), 2.0)
+                self._slowed = now
+                self._next = max(self._next, now + self._interval)
+
+    def taken(self) -> None:
+        with self._lock:
+            self._interval = 0.9 * self._interval if self._interval > 0.01 else 0.0
+
+
+CREATE_PACE = Pace()
+"""That of all sandboxes of this process: Modal limits how many a workspace may create in a second."""
+
+
+def start_call(function: Callable[[], T]) -> Future[T]:
+    """Run `function` in a thread of its own, where it goes on even if nobody waits for it any more.
+
+    In the caller's thread, a notebook's event loop may run: there the library warns.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    try:
+        threading.Thread(target=run, name="swerex-modal", daemon=True).start()
+    except RuntimeError:
+        # Python 3.12 starts no threads at the exit of the interpreter, when deployments are stopped.
+        run()
+    return future
+
+
+def call(start: Callable[[], Future[T]], deadline: float) -> T:
+    """Wait for a call until `deadline`, of `time.monotonic`.
+
+    Raises:
+        TimeoutError: it still goes on.
+    """
+    future = start()
+    wait([future], max(0.0, deadline - time.monotonic()))
+    if not future.done():
+        raise TimeoutError("Modal did not answer in time")
+    return future.result()
+
+
+def patiently(start: Callable[[], Future[T]], deadline: float, pace: Pace | None = None) -> T:
+    """As `call`, again and again while Modal is busy or out of reach, with a growing pause."""
+    pause = _FIRST_PAUSE
+    while True:
+        if pace is not None:
+            pace.wait()
+        try:
+            result = call(start, deadline)
+        except _BUSY as error:
+            if pace is not None and isinstance(error, ResourceExhaustedError):
+                pace.refused()
+            # With jitter, so that many who were refused do not come back at the same moment.
+            pause_now = pause * random.uniform(0.5, 1.0)
+            if time.monotonic() + pause_now > deadline:
+                raise
+            time.sleep(pause_now)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            if pace is not None:
+                pace.taken()
+            return result
