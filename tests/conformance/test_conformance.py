@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 
 import pytest
 
-from swerex.testing import Check, NotApplicable, checks
+from swerex.testing import Check, Make, NotApplicable, checks
 from tests.conformance.deployments import DEPLOYMENTS
 
 Attempts = dict[tuple[str, Check], Future[None]]
@@ -23,29 +24,41 @@ def attempts(request: pytest.FixtureRequest) -> Iterator[Attempts]:
         if isinstance(item, pytest.Function) and item.function is test_holds:
             found[item.callspec.params["name"], item.callspec.params["check"]] = Future()
     names = dict.fromkeys(name for name, _ in found)
-    threads = [threading.Thread(target=make_all, args=[name, found]) for name in names]
-    for thread in threads:
-        thread.start()
-    yield found
-    for thread in threads:
-        thread.join()
+    # What they need is prepared here, and given back in the reverse order: some of it is in the environment.
+    with ExitStack() as stack:
+        threads = []
+        for name in names:
+            wanted = {check: future for (other, check), future in found.items() if other == name}
+            try:
+                make = stack.enter_context(DEPLOYMENTS[name]())
+            except (Exception, pytest.skip.Exception) as error:
+                give_up(wanted, error)
+            else:
+                threads.append(threading.Thread(target=make_all, args=[make, wanted]))
+        for thread in threads:
+            thread.start()
+        yield found
+        for thread in threads:
+            thread.join()
 
 
-def make_all(name: str, attempts: Attempts) -> None:
-    wanted = {check: future for (other, check), future in attempts.items() if other == name}
+def make_all(make: Make, wanted: dict[Check, Future[None]]) -> None:
     try:
-        with DEPLOYMENTS[name]() as make, make() as deployment:
+        with make() as deployment:
             for check, future in wanted.items():
                 try:
                     check(make, deployment)
                     future.set_result(None)
                 except Exception as error:
                     future.set_exception(error)
-    except BaseException as error:
-        # What stands in the way of the start, which may also be a skip, is told by every test.
-        for future in wanted.values():
-            if not future.done():
-                future.set_exception(error)
+    except Exception as error:
+        give_up(wanted, error)
+
+
+def give_up(wanted: dict[Check, Future[None]], error: BaseException) -> None:
+    for future in wanted.values():
+        if not future.done():
+            future.set_exception(error)
 
 
 @pytest.mark.parametrize("check", checks(), ids=str)

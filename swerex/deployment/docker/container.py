@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 import time
@@ -28,7 +27,8 @@ class ContainerWatch:
     Begin it before the container starts: nothing that it prints is missed then.
     """
 
-    def __init__(self, engine: Engine, name: str, *, tty: bool = False) -> None:
+    def __init__(self, engine: Engine, name: str, *, tty: bool = False, running: bool = False) -> None:
+        """`running`: it was started before, and has printed something."""
         self._api = engine.client.api
         self.name = name
         self._tty = tty
@@ -39,6 +39,8 @@ class ContainerWatch:
         self._changed = threading.Condition()
         self._end = ""
         self._stream = self._attach()
+        if running:
+            self._add_past()
         self._thread = threading.Thread(target=self._follow, name="swerex-container", daemon=True)
         self._thread.start()
 
@@ -51,20 +53,6 @@ class ContainerWatch:
         """How the container ended, with the tail of its log; empty while it runs."""
         with self._changed:
             return self._end
-
-    def search(self, pattern: str, timeout: float) -> str | None:
-        """The first group of `pattern` in the log, once it is there. None: the container ended before, or
-        `timeout` seconds passed."""
-        deadline = time.monotonic() + timeout
-        with self._changed:
-            while True:
-                printed = b"".join(self._tail).decode(errors="backslashreplace")
-                if found := re.search(pattern, printed, re.MULTILINE):
-                    return found[1]
-                left = deadline - time.monotonic()
-                if self._end or left <= 0:
-                    return None
-                self._changed.wait(left)
 
     def wait_for_end(self, timeout: float) -> str:
         """As `ending`, after at most `timeout` seconds."""
@@ -80,8 +68,7 @@ class ContainerWatch:
         _close(self._stream)
 
     def _attach(self) -> Any:
-        # What it has printed until now comes first.
-        return self._api.attach_socket(self.name, {"stdout": 1, "stderr": 1, "stream": 1, "logs": 1})
+        return self._api.attach_socket(self.name, {"stdout": 1, "stderr": 1, "stream": 1})
 
     def _follow(self) -> None:
         while True:
@@ -99,6 +86,16 @@ class ContainerWatch:
                 return
             if self._closed:
                 return
+
+    def _add_past(self) -> None:
+        """Read the tail of what it has printed until now."""
+        # A log driver may keep nothing.
+        with suppress(DockerException, requests.RequestException):
+            past = self._api.logs(self.name, stdout=True, stderr=True, tail=200)
+            with self._changed:
+                self._tail.clear()
+                self._size = 0
+            self._add(past)
 
     def _add(self, piece: bytes) -> None:
         with self._changed:
@@ -118,10 +115,9 @@ class ContainerWatch:
                     return self._sentence(state.get("ExitCode"), bool(state.get("OOMKilled")))
                 stream = self._attach()
                 with self._changed:
-                    self._tail.clear()
-                    self._size = 0
                     _close(self._stream)
                     self._stream = stream
+                self._add_past()
                 if self._closed:
                     _shut(stream)
                 return ""
@@ -129,7 +125,7 @@ class ContainerWatch:
                 return self._sentence(self._exit_code_of_the_past(), out_of_memory=False)
             except (DockerException, requests.RequestException, OSError):
                 time.sleep(pause)
-                pause = min(2 * pause, 1.0)
+                pause = min(2 * pause, 0.2)
         return ""
 
     def _exit_code_of_the_past(self) -> int | None:
@@ -137,7 +133,7 @@ class ContainerWatch:
         try:
             events = self._api.events(
                 since=int(self._since),
-                until=int(time.time()) + 1,
+                until=f"{time.time():.9f}",
                 filters={"container": [self.name], "event": ["die"]},
                 decode=True,
             )

@@ -77,6 +77,9 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
         deployment = cls(logger=logger, container_runtime=container_runtime)
         deployment._attach_to = container_name
         deployment.start()
+        assert deployment._watch is not None
+        # Not before: if it can't be taken up, it is not removed either.
+        deployment._container_name = deployment._watch.name
         return deployment
 
     def detach(self) -> None:
@@ -111,13 +114,24 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
                 self._remove_container()
                 ensure_volume(engine, bundle, image.name, again=True)
                 self._start_container(engine, image, bundle, token)
-        return self._runtime_of(engine, token, self._config.auto_remove_after)
+        try:
+            return self._runtime_of(engine, token, self._config.auto_remove_after)
+        except SandboxDiedError as error:
+            raise self._did_not_start(error) from error
 
     def _get_image(self, engine: Engine) -> Image:
         config = self._config
         if is_path(config.image):
-            return build(engine, config.image, config.platform, self._step)
-        return find_or_pull(engine, config.image, config.pull, config.platform, self._step)
+            return build(engine, config.image, config.platform, self._step, self._step_on_terminal)
+        return find_or_pull(
+            engine, config.image, config.pull, config.platform, self._step, self._step_on_terminal
+        )
+
+    def _step_on_terminal(self, message: str) -> None:
+        """A step that a terminal shows already: for the hooks, and for a detailed log."""
+        self._check_wanted()
+        self.logger.debug(message)
+        self._hooks.on_custom_step(message)
 
     def _bundle(self, image: Image) -> Bundle | None:
         """What brings the server into the container. None: the image has to have one."""
@@ -133,12 +147,12 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
     def _start_container(self, engine: Engine, image: Image, bundle: Bundle | None, token: str) -> None:
         slug = re.sub(r"[^a-z0-9]+", "-", image.name.lower()).strip("-")[:30]
         self._container_name = name = f"swerex-{slug}-{secrets.token_hex(6)}"
-        self._use = Use(name)
         self._step(f"Starting the container {name} from {image.name}")
         self._started_at = time.monotonic()
         try:
             with interrupts_deferred():
                 self._reach = reach_for(self._config, self._options, engine)
+                self._use = Use(name, engine, self._reach.label)
                 options = self._container(image, bundle, token, self._reach)
                 engine.client.containers.create(image.name, name=name, **options)
             self._watch = ContainerWatch(engine, name, tty=bool(options.get("tty")))
@@ -146,7 +160,7 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
                 engine.client.api.start(name)
         except (DockerException, requests.RequestException) as error:
             words = said(error)
-            if bundle is not None and BUNDLE_ROOT in words and "no such file" in words:
+            if bundle is not None and BUNDLE_ROOT in words and "no such file" in words.lower():
                 raise _NoServerFoundError(words) from error
             raise DeploymentStartupError(
                 f"{engine.name} could not start a container from {image.name}: {words}{_advice(words, image)}"
@@ -188,7 +202,13 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
         assert self._reach is not None
         address = self._reach.address(engine, self._watch, self._left())
         runtime = RemoteRuntime(
-            logger=self.logger, obituary=self._watch.ending, host=address, auth_token=token, timeout=_TIMEOUT
+            logger=self.logger,
+            obituary=self._watch.ending,
+            host=address,
+            auth_token=token,
+            timeout=_TIMEOUT,
+            # A proxy of the environment's is for what lies outside, and no way to an engine's own network.
+            proxies={"no_proxy": "*"},
         )
         self._beat = Beat(runtime, lease)
         self._beat.start()
@@ -202,41 +222,39 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
         try:
             runtime.wait_until_alive(timeout=self._left())
         except SandboxDiedError as error:
-            assert self._image is not None
-            raise DeploymentStartupError(
-                f"The sandbox did not start. {error}{_advice(str(error), self._image)}"
-            ) from error
+            raise self._did_not_start(error) from error
+
+    def _did_not_start(self, error: SandboxDiedError) -> DeploymentStartupError:
+        advice = "" if self._image is None else _advice(str(error), self._image)
+        return DeploymentStartupError(f"The sandbox did not start. {error}{advice}")
 
     def _take_up(self, engine: Engine, name: str) -> RemoteRuntime:
-        use = Use(name)
         try:
             found = engine.client.api.inspect_container(name)
-            environment = dict(item.split("=", 1) for item in found["Config"]["Env"] or [] if "=" in item)
-            found_labels = found["Config"]["Labels"] or {}
-            if REACH_LABEL not in found_labels or "SWEREX_AUTH_TOKEN" not in environment:
-                raise DeploymentStartupError(f"{engine.name}'s container {name} was not made by this package")
-            if not found["State"]["Running"]:
-                raise DeploymentStartupError(
-                    f"The sandbox {name} does not run: it is {found['State']['Status']}"
-                )
-            self._watch = ContainerWatch(engine, name, tty=found["Config"]["Tty"])
-        except BaseException as error:
-            use.end(removed=False)
-            if isinstance(error, NotFound):
-                raise DeploymentStartupError(f"{engine.name} has no container {name}") from error
-            if isinstance(error, DockerException | requests.RequestException):
-                raise DeploymentStartupError(
-                    f"{engine.name} does not tell of {name}: {said(error)}"
-                ) from error
-            raise
-        self._use = use
+        except NotFound as error:
+            raise DeploymentStartupError(f"{engine.name} has no container {name}") from error
+        except (DockerException, requests.RequestException) as error:
+            raise DeploymentStartupError(f"{engine.name} does not tell of {name}: {said(error)}") from error
+        environment = dict(item.split("=", 1) for item in found["Config"]["Env"] or [] if "=" in item)
+        found_labels = found["Config"]["Labels"] or {}
+        reach = Reach(found_labels.get(REACH_LABEL, ""))
+        if REACH_LABEL not in found_labels or not reach.is_in(found["Mounts"]):
+            raise DeploymentStartupError(f"{engine.name}'s container {name} was not made by this package")
+        if not found["State"]["Running"]:
+            raise DeploymentStartupError(f"The sandbox {name} does not run: it is {found['State']['Status']}")
+        # It may have been given by its id.
+        name = found["Name"].lstrip("/")
+        self._use = Use(name, engine, reach.label)
+        self._watch = ContainerWatch(engine, name, tty=found["Config"]["Tty"], running=True)
         self._config.remove_container = KEPT_LABEL not in found_labels
         self._started_at = time.monotonic()
-        self._reach = Reach(found_labels[REACH_LABEL])
+        self._reach = reach
         lease = float(environment.get("SWEREX_LEASE", self._config.auto_remove_after))
-        runtime = self._runtime_of(engine, environment["SWEREX_AUTH_TOKEN"], lease)
-        self._container_name = name
-        return runtime
+        return self._runtime_of(engine, environment.get("SWEREX_AUTH_TOKEN", ""), lease)
+
+    def _close(self, runtime: RemoteRuntime) -> None:
+        # Its sessions end with the container.
+        runtime.disconnect()
 
     def _remove(self) -> None:
         if self._container_name is not None:
@@ -252,20 +270,22 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
         assert engine is not None
         assert name is not None
         api = engine.client.api
+        removed = False
         try:
             with interrupts_deferred(), suppress(NotFound):
                 if self._config.remove_container:
                     _remove(engine, name)
                 else:
                     api.stop(name, timeout=3)
+            removed = self._config.remove_container
         except (DockerException, requests.RequestException) as error:
             raise SwerexException(
                 f"{engine.name} did not remove the container {name}: {said(error)}. If it is still there, it "
                 "ends when its lease runs out; swerex.deployment.docker.prune() removes it."
             ) from error
         finally:
-            self._let_go(removed=self._config.remove_container)
-        if self._config.remove_container:
+            self._let_go(removed=removed)
+        if removed:
             self._container_name = None
 
     def _let_go(self, *, removed: bool) -> None:
@@ -287,7 +307,7 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
         return f"The end of the container's log:\n{log}" if log else ""
 
 
-class _NoServerFoundError(Exception):
+class _NoServerFoundError(DeploymentStartupError):
     """The container has no server where the bundle should be."""
 
 

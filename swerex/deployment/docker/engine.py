@@ -52,23 +52,26 @@ def connect(container_runtime: str) -> Engine:
     url = _podman_url() if container_runtime == "podman" else _docker_url()
     # Connections can't be shared with a forked child.
     key = (os.getpid(), container_runtime, url)
-    with _lock:
-        if key not in _engines:
-            _engines[key] = _open(container_runtime.capitalize(), url)
-        return _engines[key]
+    name = container_runtime.capitalize()
+    try:
+        with _lock:
+            if key not in _engines:
+                _engines[key] = Engine(name, url, _open(url))
+        engine = _engines[key]
+        # It may have gone since.
+        engine.client.ping()
+    except (DockerException, OSError, ValueError) as error:
+        raise DeploymentStartupError(_why_not(name, url, error)) from error
+    return engine
 
 
-def _open(name: str, url: str) -> Engine:
+def _open(url: str) -> docker.DockerClient:
     options: dict[str, Any] = {}
     if url == os.environ.get("DOCKER_HOST"):
         # With the certificates of DOCKER_CERT_PATH, if they are asked for.
         options = docker.utils.kwargs_from_env()
     options["base_url"] = url
-    try:
-        client = docker.DockerClient(version="auto", timeout=_TIMEOUT, max_pool_size=100, **options)
-    except (DockerException, OSError) as error:
-        raise DeploymentStartupError(_why_not(name, url, error)) from error
-    return Engine(name, url, client)
+    return docker.DockerClient(version="auto", timeout=_TIMEOUT, max_pool_size=100, **options)
 
 
 def _why_not(name: str, url: str, error: Exception) -> str:
@@ -80,7 +83,7 @@ def _why_not(name: str, url: str, error: Exception) -> str:
         else "`systemctl start docker`, or Docker Desktop"
     )
     variable = "CONTAINER_HOST" if name == "Podman" else "DOCKER_HOST"
-    if path is not None and _is_socket(path) and not os.access(path, os.R_OK | os.W_OK):
+    if path is not None and _is_forbidden(path):
         group = "" if name == "Podman" else " Add it to the group docker (`sudo usermod -aG docker $USER`),"
         return (
             f"This user has no permission for {name}'s socket {path}.{group} run a rootless engine, or name "
@@ -96,6 +99,14 @@ def _is_socket(path: str) -> bool:
         return stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError:
         return False
+
+
+def _is_forbidden(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return not os.access(path, os.R_OK | os.W_OK)
 
 
 def _docker_url() -> str:
@@ -129,28 +140,33 @@ def said(error: Exception) -> str:
     """The engine's own words in `error`."""
     if isinstance(error, APIError):
         return str(error.explanation or error)
+    if isinstance(error, DockerException):
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 
 @contextmanager
 def interrupts_deferred() -> Iterator[None]:
-    """Keep a KeyboardInterrupt back until the end of the block, for calls that must not be left half done:
-    an engine goes on with what a lost caller has asked for. The second one is not kept back."""
-    former = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(former):
+    """Keep what SIGINT and SIGTERM do back until the end of the block, for calls that must not be left half
+    done: an engine goes on with what a lost caller has asked for. The second signal is not kept back."""
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in former.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread() or not handlers:
         yield
         return
-    came: list[Any] = []
+    came: list[tuple[int, Any]] = []
 
     def note(number: int, frame: Any) -> None:
         came.append((number, frame))
         if len(came) > 1:
-            former(number, frame)
+            handlers[signal.Signals(number)](number, frame)
 
-    signal.signal(signal.SIGINT, note)
+    for number in handlers:
+        signal.signal(number, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         if len(came) == 1:
-            former(*came[0])
+            handlers[signal.Signals(came[0][0])](*came[0])

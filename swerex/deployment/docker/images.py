@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import platform
 import sys
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import requests
-from docker.errors import DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.utils import parse_repository_tag
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+from urllib3.exceptions import HTTPError
 
 from swerex import __version__
 from swerex.deployment.docker.engine import Engine, said
@@ -37,11 +38,18 @@ class Image:
 
     def __init__(self, attributes: dict[str, Any], name: str) -> None:
         self.name = name
-        self.id: str = attributes["Id"]
         self.os: str = attributes.get("Os") or "linux"
         architecture = attributes.get("Architecture") or ""
         self.machine = _MACHINES.get(architecture, architecture)
         """As ``uname -m`` says it on such a machine."""
+
+    def is_for(self, platform: str | None) -> bool:
+        """Whether it is for this platform, such as ``linux/arm64``."""
+        if platform is None:
+            return True
+        system, _, machine = platform.partition("/")
+        machine = machine.partition("/")[0]
+        return system == self.os and _MACHINES.get(machine, machine) in ("", self.machine)
 
     def runs_here(self) -> bool:
         """Whether it is for machines like the one this program runs on."""
@@ -58,29 +66,36 @@ def is_path(image: str) -> bool:
     )
 
 
-def find_or_pull(engine: Engine, name: str, pull: str, platform: str | None, tell: Tell) -> Image:
+def find_or_pull(
+    engine: Engine, name: str, pull: str, platform: str | None, tell: Tell, tell_aside: Tell
+) -> Image:
     """The image `name`, pulled if `pull` ("never", "missing" or "always") says so.
+
+    `tell_aside`, in place of `tell`, gets the progress of layers that a terminal shows already.
 
     Raises:
         DockerPullError: it is not there and was not to be pulled, or could not be.
     """
     if pull != "always":
         found = _find(engine, name)
-        if found is not None:
+        if found is not None and found.is_for(platform):
             return found
         if pull == "never":
+            wanted = repr(name) if platform is None else f"{name!r} for {platform}"
             raise DockerPullError(
-                f"{engine.name} has no image {name!r}, and pull='never' forbids to pull it. Use "
+                f"{engine.name} has no image {wanted}, and pull='never' forbids to pull it. Use "
                 "pull='missing', or make the image first."
             )
     tell(f"Pulling {name}")
     repository, tag = parse_repository_tag(name)
     try:
+        # Somebody may have logged in since this process began.
+        engine.client.api.reload_config()
         stream = engine.client.api.pull(
             repository, tag or "latest", stream=True, decode=True, platform=platform
         )
-        _watch(stream, _layer_line, tell)
-    except (DockerException, requests.RequestException, _StepFailedError) as error:
+        _watch(stream, tell, tell_aside)
+    except _FAILURES as error:
         raise DockerPullError(f"{engine.name} could not pull {name!r}: {said(error)}") from error
     found = _find(engine, name)
     if found is None:
@@ -88,8 +103,8 @@ def find_or_pull(engine: Engine, name: str, pull: str, platform: str | None, tel
     return found
 
 
-def build(engine: Engine, path: str, platform: str | None, tell: Tell) -> Image:
-    """An image from the Dockerfile at `path`, or in that folder.
+def build(engine: Engine, path: str, platform: str | None, tell: Tell, tell_aside: Tell) -> Image:
+    """An image from the Dockerfile at `path`, or in that folder; `tell_aside` as for `find_or_pull`.
 
     Raises:
         DeploymentStartupError: there is no Dockerfile, or the build failed; with the end of its log.
@@ -98,7 +113,8 @@ def build(engine: Engine, path: str, platform: str | None, tell: Tell) -> Image:
     dockerfile = place / "Dockerfile" if place.is_dir() else place
     if not dockerfile.is_file():
         raise DeploymentStartupError(f"There is no Dockerfile at {dockerfile}")
-    name = f"swerex-build:{uuid.uuid4().hex[:12]}"
+    # Built again it takes the place of what was built before.
+    name = f"swerex-build:{hashlib.sha256(os.fsencode(dockerfile)).hexdigest()[:12]}"
     tell(f"Building {dockerfile}")
     lines: list[str] = []
 
@@ -107,6 +123,7 @@ def build(engine: Engine, path: str, platform: str | None, tell: Tell) -> Image:
         tell(line)
 
     try:
+        engine.client.api.reload_config()
         stream = engine.client.api.build(
             path=str(dockerfile.parent),
             dockerfile=dockerfile.name,
@@ -117,8 +134,8 @@ def build(engine: Engine, path: str, platform: str | None, tell: Tell) -> Image:
             platform=platform,
             labels={LABEL: __version__},
         )
-        _watch(stream, _log_line, show)
-    except (DockerException, requests.RequestException, _StepFailedError, OSError, TypeError) as error:
+        _watch(stream, show, tell_aside)
+    except (*_FAILURES, OSError, TypeError) as error:
         log = "\n".join(lines[-30:])
         raise DeploymentStartupError(
             f"{engine.name} could not build {dockerfile}: {said(error)}\nThe end of its log:\n{log}"
@@ -133,68 +150,67 @@ def remove_image(engine: Engine, image: Image, logger: logging.Logger) -> None:
     """Remove it, unless another container has it, which is for the log only."""
     try:
         engine.client.api.remove_image(image.name)
-    except ImageNotFound:
+    except NotFound:
         pass
     except (DockerException, requests.RequestException) as error:
         logger.warning("The image %s stays: %s", image.name, said(error))
 
 
-class _StepFailedError(Exception):
-    """The engine said so in the midst of its progress."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+_FAILURES = (DockerException, requests.RequestException, HTTPError)
+"""Of an engine's work that is watched. The SDK reads the answer by itself, with urllib3."""
 
 
 def _find(engine: Engine, name: str) -> Image | None:
     try:
         return Image(engine.client.api.inspect_image(name), name)
-    except ImageNotFound:
+    except NotFound:
         return None
     except (DockerException, requests.RequestException) as error:
-        raise DeploymentStartupError(
-            f"{engine.name} does not tell of image {name!r}: {said(error)}"
-        ) from error
+        raise DockerPullError(f"{engine.name} does not tell of image {name!r}: {said(error)}") from error
 
 
-def _layer_line(event: dict[str, Any]) -> tuple[str, str]:
-    """A layer's id, and what there is to say of it now."""
+def _line_of(event: dict[str, Any]) -> tuple[str, str]:
+    """A layer's id, and what there is to say of it now; no id for what is not about one layer."""
+    if "stream" in event:
+        return "", str(event["stream"]).rstrip()
     detail = event.get("progressDetail") or {}
     current, total = detail.get("current"), detail.get("total")
     size = f" {current / 1e6:.1f} of {total / 1e6:.1f} MB" if current is not None and total else ""
-    return str(event.get("id", "")), f"{event.get('status', '')}{size}"
+    key, status = event.get("id", ""), event.get("status", "")
+    if status.startswith("Pulling from"):
+        # The id is the tag here.
+        return "", f"{key}: {status}"
+    return key, f"{status}{size}"
 
 
-def _log_line(event: dict[str, Any]) -> tuple[str, str]:
-    return "", str(event.get("stream") or event.get("status") or "").rstrip()
-
-
-def _watch(
-    events: Iterable[dict[str, Any]], line_of: Callable[[dict[str, Any]], tuple[str, str]], tell: Tell
-) -> None:
+def _watch(events: Iterable[dict[str, Any]], tell: Tell, tell_aside: Tell) -> None:
     """Show what the engine tells of its work: on a terminal one line for each layer, that changes; elsewhere
     a line when something begins or ends."""
-    console = Console(stderr=True)
+    on_terminal = sys.stderr.isatty()
     shown: dict[str, str] = {}
-    live = Live(console=console, transient=True, refresh_per_second=8) if sys.stderr.isatty() else None
-    if live:
-        live.start()
+    live: Live | None = None
     try:
         for event in events:
             if "error" in event:
-                raise _StepFailedError(event["error"])
-            key, line = line_of(event)
-            if not line:
-                continue
+                raise APIError("", explanation=event["error"])
+            key, line = _line_of(event)
             if not key:
-                tell(line)
+                if live:
+                    live.stop()
+                    live = None
+                    shown.clear()
+                if line:
+                    tell(line)
                 continue
-            # The numbers are for a terminal alone.
             known, shown[key] = shown.get(key, ""), line
-            if live:
+            if on_terminal:
+                if live is None:
+                    live = Live(console=Console(stderr=True), transient=True, refresh_per_second=8)
+                    live.start()
                 live.update(Text("\n".join(f"{key}: {text}" for key, text in shown.items())))
+            # The numbers are for a terminal alone.
             if _phase(line) != _phase(known):
-                tell(f"{key}: {_phase(line)}")
+                (tell_aside if on_terminal else tell)(f"{key}: {_phase(line)}")
     finally:
         if live:
             live.stop()

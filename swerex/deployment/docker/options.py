@@ -22,6 +22,11 @@ def container_options(config: DockerDeploymentConfig) -> dict[str, Any]:
             raise ValueError("docker_args has a --network, and so has the field `network`: leave one out")
         args += ["--network", config.network]
     options = parse_docker_args(args)
+    if options.get("restart_policy", {}).get("Name") in ("always", "unless-stopped"):
+        raise ValueError(
+            "--restart would start the sandbox anew, for ever, when this process is gone and it ends itself: "
+            "leave it out, or use --restart=on-failure"
+        )
     if "name" in options:
         raise ValueError("--name can't be given: each container gets a name of its own, see container_name")
     if options.pop("auto_remove", False) and not config.remove_container:

@@ -22,6 +22,7 @@ from swerex.exceptions import DeploymentStartupError, SandboxDiedError
 __all__ = ["REACH_LABEL", "Reach", "reach_for"]
 
 REACH_LABEL = "swerex.reach"
+_PREFIX = "swerex-socket-"
 _PORT = 8000
 """The server's port in the container."""
 _FOLDER = "/.swerex-run"
@@ -33,7 +34,6 @@ class Reach:
 
     ``published HOST``  a port of the engine's machine, which is called HOST from here
     ``own NETWORK``     the container's own address in that network
-    ``loopback``        a port of this machine's loopback, which the container shares and the server names
     ``socket FOLDER``   a socket in a folder of this machine, which the container sees too
     """
 
@@ -45,8 +45,6 @@ class Reach:
         """What the server has to be told."""
         if self._way == "socket":
             return ["--host", f"unix://{_FOLDER}/socket"]
-        if self._way == "loopback":
-            return ["--host", "127.0.0.1", "--port", "0"]
         return ["--host", "0.0.0.0", "--port", str(_PORT)]
 
     def prepare(self, options: dict[str, Any], port: int | None) -> None:
@@ -73,10 +71,7 @@ class Reach:
         """
         if self._way == "socket":
             return f"unix://{self._where}/run/socket"
-        if self._way == "loopback":
-            found = watch.search(r"^swerex-remote \S+ listens at (\S+)\s*$", timeout)
-        else:
-            found = self._ask(engine, watch.name, timeout)
+        found = self._ask(engine, watch.name, timeout)
         if found is None:
             ended = watch.wait_for_end(2)
             if ended:
@@ -105,14 +100,21 @@ class Reach:
     def _address_in(self, settings: dict[str, Any]) -> str | None:
         if self._way == "own":
             networks: dict[str, Any] = settings.get("Networks") or {}
-            own = networks.get(self._where, {}).get("IPAddress")
+            # It may have been given by its id, and stands here by its name.
+            found: dict[str, Any] = networks.get(self._where) or next(iter(networks.values()), {})
+            own = found.get("IPAddress")
             return f"http://{own}:{_PORT}" if own else None
         bindings = (settings.get("Ports") or {}).get(f"{_PORT}/tcp")
         return f"{self._where}:{bindings[0]['HostPort']}" if bindings else None
 
+    def is_in(self, mounts: list[dict[str, Any]]) -> bool:
+        """Whether a container with these mounts was made by `prepare`: anybody may write a label."""
+        ours = {mount.get("Source") for mount in mounts if mount.get("Destination") == _FOLDER}
+        return self._way != "socket" or ours == {f"{self._where}/run"}
+
     def close(self) -> None:
         """Remove what `reach_for` made. Not for a container that still runs."""
-        if self._way == "socket":
+        if self._way == "socket" and os.path.basename(self._where).startswith(_PREFIX):
             shutil.rmtree(self._where, ignore_errors=True)
 
 
@@ -123,7 +125,7 @@ def reach_for(config: DockerDeploymentConfig, options: dict[str, Any], engine: E
         DeploymentStartupError: there is none.
     """
     network = network_of(options)
-    if network == "none" or (network or "").startswith("container:"):
+    if network in ("none", "host") or (network or "").startswith("container:"):
         if not engine.is_local:
             raise DeploymentStartupError(
                 f"A sandbox with the network {network!r} is reached by a socket in a folder that it shares "
@@ -131,9 +133,7 @@ def reach_for(config: DockerDeploymentConfig, options: dict[str, Any], engine: E
                 "or another network"
             )
         # A socket's path may have about 100 characters.
-        return Reach(f"socket {tempfile.mkdtemp(prefix='swerex-', dir=_short_folder())}")
-    if network == "host" and engine.is_local:
-        return Reach("loopback")
+        return Reach(f"socket {tempfile.mkdtemp(prefix=_PREFIX, dir=_short_folder())}")
     if network is not None and config.port is None:
         return Reach(f"own {network}")
     host = config.docker_internal_host.rstrip("/")

@@ -17,6 +17,7 @@ from docker.errors import APIError, DockerException, NotFound
 
 from swerex import __version__
 from swerex.deployment.docker.engine import Engine, connect, said
+from swerex.deployment.docker.reach import Reach
 from swerex.exceptions import SwerexException
 
 __all__ = ["Sandbox", "Use", "labels", "list_sandboxes", "prune", "remove_abandoned"]
@@ -24,9 +25,10 @@ __all__ = ["Sandbox", "Use", "labels", "list_sandboxes", "prune", "remove_abando
 LABEL = "swerex"
 """The label of all that is made here; its value is the version that made it."""
 OWNER_LABEL = "swerex.owner"
-SOCKET_LABEL = "swerex.socket"
 KEPT_LABEL = "swerex.kept"
 BUNDLE_LABEL = "swerex.bundle"
+FILLED_LABEL = "swerex.filled"
+"""Of the container through which a volume is filled; its value is the volume's name."""
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,35 @@ def cache_folder() -> Path:
 class Use:
     """This process uses a sandbox, until `end`, or until it dies and the kernel gives its lock back."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, engine: Engine, reach: str = "") -> None:
+        """`reach` is the label of the way to it: if this process is killed, others remove what that has."""
         self._fd = -1
         self._path: Path | None = None
         # Without a lock nobody but the lease can tell that it is not used any more.
         with suppress(OSError):
             self._path = cache_folder() / name
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_SH)
+            while not self._locked(self._path):
+                pass
+            os.pwrite(self._fd, f"{engine.url}\n{reach}\n".encode(), 0)
+
+    def _locked(self, path: Path) -> bool:
+        """False: it was just being removed."""
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._fd, fcntl.LOCK_SH)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._fd), path.stat()):
+                return True
+        os.close(self._fd)
+        self._fd = -1
+        return False
 
     def end(self, *, removed: bool) -> None:
         """`removed`: the sandbox is no more, and nobody will ask."""
         if self._fd >= 0:
             if removed and self._path is not None:
                 self._path.unlink(missing_ok=True)
+            # A child that was forked since has the descriptor too.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
             os.close(self._fd)
             self._fd = -1
 
@@ -152,6 +169,9 @@ def prune(
     refused: list[str] = []
     # Containers first: they have the volumes.
     for item in sorted(doomed, key=lambda item: item.kind):
+        if item.kind == "container" and _in_use(item.name):
+            # Somebody has attached to it since.
+            continue
         try:
             _remove(engine, item)
             removed.append(item)
@@ -169,17 +189,31 @@ _swept: set[tuple[int, str]] = set()
 
 
 def remove_abandoned(engine: Engine) -> None:
-    """Remove, once in a process, what a killed one had created and not started: no lease ends that."""
+    """Remove, once in a process, what killed ones have left and no lease ends: containers that were created
+    and not started, volumes that were not yet filled, and on this machine what belonged to sandboxes that are
+    gone."""
     key = (os.getpid(), engine.url)
     if key in _swept:
         return
     _swept.add(key)
     api = engine.client.api
-    with suppress(DockerException, requests.RequestException):
-        for item in api.containers(all=True, filters={"label": [LABEL], "status": ["created"]}):
-            name = item["Names"][0].lstrip("/")
-            if KEPT_LABEL not in item["Labels"] and _in_use(name) is False:
-                api.remove_container(name, force=True, v=True)
+    with suppress(DockerException, requests.RequestException, OSError):
+        # In this order: whoever uses a sandbox has locked its file before it is there.
+        unused = [path for path in cache_folder().glob("swerex-*") if _in_use(path.name) is False]
+        found = {
+            item["Names"][0].lstrip("/"): item
+            for item in api.containers(all=True, filters={"label": [LABEL]})
+        }
+        for name, item in found.items():
+            if item["State"] == "created" and KEPT_LABEL not in item["Labels"] and _in_use(name) is False:
+                api.remove_container(name, v=True)
+                if FILLED_LABEL in item["Labels"]:
+                    api.remove_volume(item["Labels"][FILLED_LABEL])
+        for path in unused:
+            url, _, reach = path.read_text().partition("\n")
+            if url == engine.url and path.name not in found:
+                Reach(reach.rstrip("\n")).close()
+                path.unlink()
 
 
 def _is_idle(item: Sandbox, *, kept: bool, volumes: bool) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import secrets
 import tempfile
-import threading
 from contextlib import suppress
 
 import requests
@@ -15,16 +14,13 @@ from docker.types import Mount
 from swerex import __version__
 from swerex.deployment.bundle import Bundle
 from swerex.deployment.docker.engine import Engine, interrupts_deferred, said
-from swerex.deployment.docker.sandboxes import BUNDLE_LABEL, LABEL, Use, cache_folder, labels
+from swerex.deployment.docker.sandboxes import BUNDLE_LABEL, FILLED_LABEL, LABEL, Use, cache_folder, labels
 from swerex.exceptions import DeploymentStartupError
 
 __all__ = ["BUNDLE_ROOT", "bundle_mount", "ensure_volume"]
 
 BUNDLE_ROOT = "/.swerex"
 """Where the bundle lies in a sandbox."""
-
-_filled: set[tuple[str, str]] = set()
-_filling = threading.Lock()
 
 
 def volume_name(bundle: Bundle) -> str:
@@ -43,23 +39,17 @@ def ensure_volume(engine: Engine, bundle: Bundle, image: str, *, again: bool = F
         DeploymentStartupError: the engine can't.
     """
     name = volume_name(bundle)
-    key = (engine.url, name)
-    if key in _filled and not again:
-        return
-    with _filling:
-        if key in _filled and not again:
-            return
-        try:
-            # One process at a time: they'd write the same files into the same volume.
-            with open(cache_folder() / f"{name}.lock", "ab") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if again or not _exists(engine, name):
-                    _fill(engine, bundle, name, image)
-        except (DockerException, requests.RequestException, OSError) as error:
-            raise DeploymentStartupError(
-                f"The server's files could not be brought to {engine.name} (volume {name}): {said(error)}"
-            ) from error
-        _filled.add(key)
+    try:
+        # One at a time, of all threads and processes: they'd write the same files into the same volume. It
+        # may be half full until then, and it may have been removed since the last time.
+        with open(cache_folder() / f"{name}.lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if again or not _exists(engine, name):
+                _fill(engine, bundle, name, image)
+    except (DockerException, requests.RequestException, OSError) as error:
+        raise DeploymentStartupError(
+            f"The server's files could not be brought to {engine.name} (volume {name}): {said(error)}"
+        ) from error
 
 
 def _exists(engine: Engine, name: str) -> bool:
@@ -73,7 +63,7 @@ def _exists(engine: Engine, name: str) -> bool:
 def _fill(engine: Engine, bundle: Bundle, name: str, image: str) -> None:
     api = engine.client.api
     helper = f"swerex-fill-{secrets.token_hex(6)}"
-    use = Use(helper)
+    use = Use(helper, engine)
     try:
         api.create_volume(name, labels={LABEL: __version__, BUNDLE_LABEL: bundle.key})
         with interrupts_deferred():
@@ -82,7 +72,7 @@ def _fill(engine: Engine, bundle: Bundle, name: str, image: str) -> None:
                 image,
                 ["true"],
                 name=helper,
-                labels=labels(),
+                labels={**labels(), FILLED_LABEL: name},
                 mounts=[Mount(BUNDLE_ROOT, name, type="volume", no_copy=True)],
             )
         with tempfile.TemporaryFile() as tar:
@@ -92,12 +82,12 @@ def _fill(engine: Engine, bundle: Bundle, name: str, image: str) -> None:
     except BaseException:
         # What is half full must not be taken for full. Another sandbox may use it; it is whole then.
         with suppress(DockerException, requests.RequestException):
-            api.remove_container(helper, force=True)
+            api.remove_container(helper, force=True, v=True)
         with suppress(APIError, requests.RequestException):
             api.remove_volume(name)
         raise
     else:
         with suppress(NotFound):
-            api.remove_container(helper, force=True)
+            api.remove_container(helper, force=True, v=True)
     finally:
         use.end(removed=True)

@@ -204,6 +204,10 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
         if is_stopped(task):
             raise DeploymentStartupError(f"The task of {self._config.image} has ended.\n{self._last_words()}")
 
+    def _close(self, runtime: RemoteRuntime) -> None:
+        # Its sessions end with the sandbox.
+        runtime.disconnect()
+
     def _remove(self) -> None:
         beat, self._beat = self._beat, None
         if beat is not None:

@@ -164,6 +164,10 @@ class ModalDeployment(AbstractDeployment[RemoteRuntime]):
         self._beat = Beat(runtime, self._config.auto_remove_after)
         self._beat.start()
 
+    def _close(self, runtime: RemoteRuntime) -> None:
+        # Its sessions end with the sandbox.
+        runtime.disconnect()
+
     def _remove(self) -> None:
         if self._beat is not None:
             self._beat.stop()
