@@ -65,7 +65,7 @@ def test_from_a_folder_with_its_log_shown(engine, folder):
 
 
 @only_docker
-@pytest.mark.parametrize("path", ["~/Dockerfile", "./other.docker", "Dockerfile", "."])
+@pytest.mark.parametrize("path", ["~/Dockerfile", "./other.docker", "."])
 def test_ways_to_name_it(engine, folder, monkeypatch, path):
     shutil.copy(folder / "Dockerfile", folder / "other.docker")
     monkeypatch.chdir(folder)

@@ -32,7 +32,7 @@ LOOKS = [
     "python3 --version; python3 -c 'import sys; print(sys.path, sys.prefix, sys.executable, sys.flags)'",
     "python3 -c 'import sys, locale; print(sys.stdout.encoding, locale.getlocale(), locale.getencoding())'",
     "python3 -c 'import ssl; print(ssl.__file__, ssl.get_default_verify_paths())'",
-    "p='python3 -m pip --no-color'; $p --version; $p list 2>&1; $p config list",
+    "p='python3 -m pip --no-color'; $p --version; $p config list; $p cache dir 2>&1",
     "python3 -m site; python3 -m sysconfig | grep -i prefix",
     "ldd /bin/ls | sed 's/(0x.*//'; ldd $(command -v python3) | sed 's/(0x.*//'",
     "locale; locale -a",
@@ -48,7 +48,15 @@ LOOKS = [
 ]
 
 
-@pytest.fixture(scope="module", params=PLACES)
+pytestmark = pytest.mark.parametrize(
+    ("engine", "place"),
+    [("docker", "debian"), ("docker", "variables"), ("podman", "debian")],
+    indirect=True,
+    scope="module",
+)
+
+
+@pytest.fixture(scope="module")
 def place(request: pytest.FixtureRequest, make_image: Any, image: str) -> str:
     """The name of an image."""
     return str(make_image(PLACES[request.param].format(image=image)))

@@ -29,10 +29,6 @@ def works(deployment: DockerDeployment) -> None:
     assert runtime.read_file(ReadFileRequest(path="/dev/shm/file")).content == "text"
 
 
-def test_debian_with_python(start, image):
-    works(start(image=image))
-
-
 def test_no_libc_and_no_python(start, bare_image):
     deployment = start(image=bare_image)
     works(deployment)
@@ -100,6 +96,7 @@ def test_hostile_settings(start, make_image, bare_image):
     )
 
 
+@only_docker
 @pytest.mark.parametrize(("user", "who"), [("1234:99", "1234 99"), ("nobody", "65534 65534")])
 def test_a_user_that_is_not_root(start, make_image, bare_image, user, who):
     passwd = {"etc/passwd": File(b"nobody:x:65534:65534::/home/nobody:/bin/false\n", 0o644)}
@@ -118,13 +115,13 @@ def test_the_workdir_of_the_image(start, make_image, bare_image):
     assert say(deployment, "ls") == "relative\n"
 
 
+@only_docker
 def test_a_read_only_root(start, bare_image):
     deployment = start(image=bare_image, docker_args=["--read-only"])
     works(deployment)
     assert say(deployment, "touch /x") == "touch: /x: Read-only file system\n"
 
 
-@only_docker
 def test_all_at_once(start, make_image, nobash_image):
     image = make_image(f'FROM {nobash_image}\nENTRYPOINT ["/bin/false"]\nWORKDIR /w\nUSER 4321\n')
     deployment = start(

@@ -73,12 +73,9 @@ def test_none(start, engine, bare_image, tmp_path):
     assert not folder.exists()
 
 
+@only_docker
 def test_none_as_a_flag(start, bare_image):
     assert look(start(image=bare_image, docker_args=["--net=none"]), "ls /sys/class/net") == "lo\n"
-
-
-def test_none_for_a_user_that_is_not_root(start, bare_image):
-    assert look(start(image=bare_image, network="none", user="1234"), "id -u") == "1234\n"
 
 
 SERVE = """python3 -c '
@@ -104,6 +101,7 @@ def test_a_named_one(engine, image):
         wait_until(lambda: look(one, ask) == "hello\n")
 
 
+@only_docker
 def test_a_named_one_and_a_port(start, engine, bare_image):
     port = find_free_port()
     with (
@@ -114,6 +112,7 @@ def test_a_named_one_and_a_port(start, engine, bare_image):
         assert published(engine, deployment)["8000/tcp"][0]["HostPort"] == str(port)
 
 
+@only_docker
 def test_one_that_is_not_there(start, bare_image):
     with pytest.raises(DeploymentStartupError, match="no-such-network"):
         start(image=bare_image, network="no-such-network")
@@ -145,6 +144,7 @@ def test_a_port_of_ones_own(start, engine, bare_image):
         start(image=bare_image, port=port)
 
 
+@only_docker
 def test_ports_of_the_sandbox_beside_the_servers(start, engine, image):
     deployment = start(image=image, docker_args=["-p", "127.0.0.1::9000"])
     port = int(published(engine, deployment)["9000/tcp"][0]["HostPort"])
@@ -159,6 +159,7 @@ def read_from(port: int) -> bytes:
     return b""
 
 
+@only_docker
 def test_an_address_that_a_container_sees(start, engine, bare_image):
     """For programs that run in a container themselves: the port is bound where they can reach it."""
     deployment = start(image=bare_image, docker_internal_host=f"http://{own_address()}")

@@ -186,6 +186,7 @@ def test_an_anonymous_volume_does_not(engine, make_image, bare_image):
     assert not volumes & there
 
 
+@only_docker
 def test_a_profile_that_exec_shell_reads(start, make_image, image):
     profile = {"etc/profile.d/tools.sh": File(b"export TOOLS='/opt/my tools'\n", 0o644)}
     name = make_image(f"FROM {image}\nADD root.tar /\n", profile)
@@ -194,6 +195,7 @@ def test_a_profile_that_exec_shell_reads(start, make_image, image):
     assert deployment.runtime.execute(Command(command=["printenv", "TOOLS"])).stdout == "/opt/my tools\n"
 
 
+@only_docker
 def test_an_exec_shell_that_is_not_there(start, bare_image):
     with pytest.raises(DeploymentStartupError, match="/bin/nosuchshell"):
         start(image=bare_image, exec_shell=["/bin/nosuchshell", "-c"])
@@ -208,6 +210,7 @@ def test_an_entrypoint_that_sets_things_up(start, make_image, bare_image):
     assert look(deployment, "echo $WRAPPED") == "yes\n"
 
 
+@only_docker
 def test_the_spaces_of_the_host(start, bare_image):
     deployment = start(image=bare_image, docker_args=["--pid=host", "--ipc=host"])
     assert look(deployment, f"cat /proc/{os.getpid()}/comm") == Path("/proc/self/comm").read_text()
@@ -219,6 +222,7 @@ def test_init_reaps(start, bare_image):
     assert look(deployment, "cat /proc/1/comm") == "docker-init\n"
 
 
+@only_docker
 @pytest.mark.parametrize("flags", [["-t"], ["-it"], ["--detach", "--interactive"]], ids=" ".join)
 def test_flags_that_people_are_used_to(start, bare_image, flags):
     deployment = start(image=bare_image, docker_args=flags)
