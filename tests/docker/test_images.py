@@ -53,13 +53,8 @@ def test_no_shell_at_all(start, make_image):
     runtime = deployment.runtime
     response = runtime.execute(Command(command=["/program", "-c", "echo $0 $1", "a", "b c"]))
     assert (response.stdout, response.exit_code) == ("a b c\n", 0)
-    assert say(deployment, "for x in /*; do [ $x = /run ] || echo $x; done").split() == [
-        "/dev",
-        "/etc",
-        "/proc",
-        "/program",
-        "/sys",
-    ]
+    there = say(deployment, "for x in /*; do [ $x = /run ] || echo $x; done").split()
+    assert there == ["/dev", "/etc", "/proc", "/program", "/sys"]
     with pytest.raises(FileNotFoundError, match="/bin/sh"):
         runtime.execute(Command(command="echo a line needs a shell"))
 
