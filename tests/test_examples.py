@@ -78,3 +78,25 @@ def test_agent_loop(tmp_path):
         ["[exit code 3; The shell ended with exit code 3; a new one took over]"],
         ["the shell is still here", "[exit code 0]"],
     ]
+
+
+ANYWHERE = [
+    "alive: True",
+    "state: 1 2 3",
+    "timeout: before",
+    "and on: 4",
+    "execute: hello",
+    "stopped",
+]
+
+
+def test_anywhere(tmp_path):
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / "anywhere.py", "local"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ANYWHERE

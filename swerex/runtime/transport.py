@@ -28,7 +28,8 @@ from swerex.runtime.config import RemoteRuntimeConfig
 
 __all__ = ["AnswerTooLargeError", "ExchangeError", "HttpAnswer", "Transport"]
 
-_CONNECT_TIMEOUT = 5.0
+_CONNECT_TIMEOUT, _LOOPBACK_CONNECT_TIMEOUT = 5.0, 1.0
+"""On loopback only an address that leads to a container that is gone takes any time at all."""
 _PIECE = 1 << 20
 _SENT = 1 << 18
 """How many bytes are sent at once."""
@@ -189,6 +190,7 @@ class Transport:
         path = config.socket_path
         # What the requests to a socket in the file system name as their host has no meaning.
         self._url = config.url if path is None else "http://localhost"
+        self._connect_timeout = _LOOPBACK_CONNECT_TIMEOUT if _is_loopback(self._url) else _CONNECT_TIMEOUT
         self._headers = {"Accept-Encoding": "identity", "Accept": "application/json", **config.headers}
         # pool_maxsize is how many connections are kept, one for each thread that calls at once.
         self._adapter = _Adapter(path, pool_connections=1, pool_maxsize=1000, max_retries=0)
@@ -235,7 +237,9 @@ class Transport:
         if read_timeout is not None:
             read_timeout = min(max(read_timeout, 0.001), _LONGEST)
         _exchange.deadline = deadline
-        connect_timeout = min(_CONNECT_TIMEOUT, _CONNECT_TIMEOUT if read_timeout is None else read_timeout)
+        connect_timeout = min(
+            self._connect_timeout, self._connect_timeout if read_timeout is None else read_timeout
+        )
         try:
             response = self._adapter.send(
                 request,

@@ -44,8 +44,19 @@ class OwnEngine:
         self.end(signal.SIGTERM)
         self._options = options
         command = [
-            # Its own network too: without a bridge it removes that of the machine's engine.
-            *("unshare", "--net", "dockerd", "--host", self.url, "--bridge", "none", "--iptables=false"),
+            # Its own network too: without a bridge it removes that of the machine's engine. And its own
+            # mounts: one that is killed leaves them.
+            *(
+                "unshare",
+                "--net",
+                "--mount",
+                "dockerd",
+                "--host",
+                self.url,
+                "--bridge",
+                "none",
+                "--iptables=false",
+            ),
             *("--data-root", f"{self._folder}/data", "--exec-root", f"{self._folder}/exec"),
             *("--pidfile", f"{self._folder}/docker.pid", "--containerd-namespace", self._name),
             *("--containerd-plugins-namespace", f"plugins.{self._name}", *options),

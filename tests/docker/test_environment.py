@@ -22,8 +22,8 @@ PLACES = {
     "variables": (
         "FROM {image}\n"
         "ENV LC_ALL=C.UTF-8 PYTHONPATH=/mine PYTHONHOME= PYTHONDONTWRITEBYTECODE=1 LD_LIBRARY_PATH=/mine\n"
-        'ENV PATH=/mine/bin:/usr/local/bin:/usr/bin:/bin EMPTY= SPACES="a  b " TERM=vt100 PAGER=more HOME=/mine\n'
-        "WORKDIR /mine\nUSER 1234:99\n"
+        'ENV PATH=/mine/bin:/usr/local/bin:/usr/bin:/bin EMPTY= SPACES="a  b " TERM=vt100 PAGER=more\n'
+        "ENV HOME=/mine\nWORKDIR /mine\nUSER 1234:99\n"
     ),
 }
 

@@ -13,7 +13,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ class Place:
 
     registry: str
     engine: Engine
+    images: set[str] = field(default_factory=set)
 
     def pull(self, name: str, **fields: Any) -> tuple[str, list[str]]:
         """What /version says in a sandbox from the image, and the steps of its start."""
@@ -132,14 +133,14 @@ class Place:
         deployment = deployment_in(self.engine, image=name, **fields)
         deployment.add_hook(hook)
         with deployment:
+            self.images.add(self.engine.client.api.inspect_container(deployment.container_name)["Image"])
             return deployment.runtime.read_file(ReadFileRequest(path="/version")).content, hook.steps
 
-    def forget(self, name: str) -> None:
-        """Remove the image, and those that had its name before."""
-        for image in self.engine.client.api.images():
-            references = [*(image["RepoTags"] or []), *(image["RepoDigests"] or [])]
-            if any(re.match(f"{name}[:@]", reference) for reference in references):
-                self.engine.client.api.remove_image(image["Id"], force=True)
+    def forget(self) -> None:
+        """Remove what was pulled."""
+        while self.images:
+            with suppress(NotFound):
+                self.engine.client.api.remove_image(self.images.pop(), force=True)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def pulled(place: Place) -> Iterator[str]:
     """The name of an image that the registry has, of version one, and the engine not."""
     name = push(place.registry, "one")
     yield name
-    place.forget(name)
+    place.forget()
 
 
 def test_missing_pulls_what_is_not_there(place, pulled):
@@ -213,7 +214,7 @@ def test_never_for_another_platform(place, pulled):
 def test_a_name_with_a_digest(place, pulled):
     place.pull(pulled, pull="missing")
     [digest] = place.engine.client.api.inspect_image(pulled)["RepoDigests"]
-    place.forget(pulled)
+    place.forget()
     assert place.pull(digest, pull="missing")[0] == "one"
 
 
@@ -323,7 +324,7 @@ def test_a_private_registry(engine, tmp_path, monkeypatch):
         try:
             assert place.pull(name, pull="missing")[0] == "private"
         finally:
-            place.forget(name)
+            place.forget()
 
 
 @only_docker
