@@ -174,6 +174,7 @@ def trusting(engine: Engine, registry: str, folder: Path) -> Iterator[Place]:
 def pulled(place: Place) -> Iterator[str]:
     """The name of an image that the registry has, of version one, and the engine not."""
     name = push(place.registry, "one")
+    place.images.add(name)
     yield name
     place.forget()
 

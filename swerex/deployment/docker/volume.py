@@ -62,8 +62,8 @@ def _exists(engine: Engine, name: str) -> bool:
 
 def _fill(engine: Engine, bundle: Bundle, name: str, image: str) -> None:
     api = engine.client.api
-    helper = f"swerex-fill-{secrets.token_hex(6)}"
-    use = Use(helper, engine)
+    filler = f"swerex-fill-{secrets.token_hex(6)}"
+    use = Use(filler, engine)
     try:
         api.create_volume(name, labels={LABEL: __version__, BUNDLE_LABEL: bundle.key})
         with interrupts_deferred():
@@ -71,23 +71,23 @@ def _fill(engine: Engine, bundle: Bundle, name: str, image: str) -> None:
             engine.client.containers.create(
                 image,
                 ["true"],
-                name=helper,
+                name=filler,
                 labels={**labels(), FILLED_LABEL: name},
                 mounts=[Mount(BUNDLE_ROOT, name, type="volume", no_copy=True)],
             )
         with tempfile.TemporaryFile() as tar:
             bundle.tar_to(tar)
             tar.seek(0)
-            api.put_archive(helper, BUNDLE_ROOT, tar)
+            api.put_archive(filler, BUNDLE_ROOT, tar)
     except BaseException:
         # What is half full must not be taken for full. Another sandbox may use it; it is whole then.
         with suppress(DockerException, requests.RequestException):
-            api.remove_container(helper, force=True, v=True)
+            api.remove_container(filler, force=True, v=True)
         with suppress(APIError, requests.RequestException):
             api.remove_volume(name)
         raise
     else:
         with suppress(NotFound):
-            api.remove_container(helper, force=True, v=True)
+            api.remove_container(filler, force=True, v=True)
     finally:
         use.end(removed=True)
