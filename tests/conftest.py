@@ -80,6 +80,7 @@ def session(runtime: AbstractRuntime, name: str, term: str, tmp_path: Path) -> I
         yield session
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files run side by side with ``-n``, but not those about containers, which count what there is."""
     for item in items:
