@@ -78,11 +78,3 @@ def session(runtime: AbstractRuntime, name: str, term: str, tmp_path: Path) -> I
     env = {} if term == "unset" else {"TERM": term}
     with runtime.session(name, env=env, cwd=tmp_path) as session:
         yield session
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files run side by side with ``-n``, but not those about containers, which count what there is."""
-    for item in items:
-        group = "containers" if item.path.parent.name == "docker" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -24,6 +26,14 @@ from tests.docker.engines import (
 
 Start = Callable[..., DockerDeployment]
 MakeImage = Callable[..., str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone() -> Iterator[None]:
+    """One file after the other, also with ``-n``: these tests count what is left in an engine."""
+    with open(f"{tempfile.gettempdir()}/swerex-tests-of-containers-{os.getuid()}", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session", params=["docker", "podman"])
