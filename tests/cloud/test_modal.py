@@ -21,10 +21,10 @@ import pytest
 from grpclib import Status
 from pydantic import ValidationError
 
-from swerex.deployment import modal_image
 from swerex.deployment.config import ModalDeploymentConfig
 from swerex.deployment.hooks.abstract import DeploymentHook
 from swerex.deployment.modal import ModalDeployment
+from swerex.deployment.modal import image as modal_image
 from swerex.exceptions import (
     DeploymentNotStartedError,
     DeploymentStartupError,
