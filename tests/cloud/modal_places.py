@@ -40,7 +40,7 @@ class Place(Protocol):
 
 
 _network = random.randrange(2, 250)
-_hosts = count(1)
+_hosts = count(random.randrange(1, 50_000))
 
 
 class ProcessPlace:

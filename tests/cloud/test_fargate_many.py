@@ -50,14 +50,14 @@ def test_a_hundred_at_once_work_or_fail_typed_and_nothing_is_left(tmp_path: Path
 
 
 def test_a_limiter_lets_a_burst_pass_and_then_its_rate():
-    limiter = RateLimiter(rate=50, burst=10)
+    limiter = RateLimiter(rate=5, burst=10)
     begin = time.monotonic()
     passed = []
     with ThreadPoolExecutor(20) as pool:
-        for _ in pool.map(lambda _: limiter.wait(), range(20)):
+        for _ in pool.map(lambda _: limiter.wait(), range(12)):
             passed.append(time.monotonic() - begin)
-    assert 0.2 <= max(passed) < 1
-    assert sorted(passed)[9] < 0.1
+    assert max(passed) >= 0.35
+    assert sorted(passed)[9] < 1, "without the burst it were 1.8"
 
 
 def test_a_batcher_asks_once_for_all_who_wait():
@@ -72,7 +72,7 @@ def test_a_batcher_asks_once_for_all_who_wait():
     with ThreadPoolExecutor(50) as pool:
         found = list(pool.map(batcher.get, range(50)))
     assert found == [None if key == 7 else f"found {key}" for key in range(50)]
-    assert len(asked) <= 3
+    assert len(asked) <= 10
 
 
 def test_a_batcher_asks_for_as_many_as_allowed():
