@@ -96,7 +96,12 @@ class _Warnings(logging.Handler):
             self._warnings.append(record.getMessage())
 
     def __enter__(self) -> None:
+        self._level = self._logger.level
+        if self._logger.getEffectiveLevel() > logging.WARNING:
+            # Somebody wants to see less; here they are counted.
+            self._logger.setLevel(logging.WARNING)
         self._logger.addHandler(self)
 
     def __exit__(self, *_: object) -> None:
         self._logger.removeHandler(self)
+        self._logger.setLevel(self._level)
