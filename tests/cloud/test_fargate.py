@@ -149,7 +149,7 @@ def test_an_image_in_which_no_server_can_be_had_says_what_to_do(cloud):
     for name in ("sh", "mkdir", "sleep", "date"):
         (folder / name).symlink_to(f"/bin/{name}")
     cloud.images["bare"] = Image({"PATH": str(folder)})
-    with pytest.raises(DeploymentStartupError, match=r"the image has no swerex-remote.*give a bundle_bucket"):
+    with pytest.raises(DeploymentStartupError, match=r"neither swerex-remote.*give a bundle_bucket"):
         cloud.deployment(image="bare").start()
 
 

@@ -252,5 +252,5 @@ def test_an_image_of_another_machine_with_pip(engine, python_image, tmp_path):
 @only_docker
 def test_an_image_of_another_machine_with_nothing(engine, bare_image):
     result = start_elsewhere(image=bare_image)
-    assert "The image has neither swerex-remote nor a Python with pip" in result.stderr
+    assert "the image has neither swerex-remote nor a Python with pip" in result.stderr
     assert "exit code 127" in result.stderr

@@ -20,12 +20,12 @@ from swerex.deployment.bundle import Bundle, get_bundle
 from swerex.deployment.config import DockerDeploymentConfig
 from swerex.deployment.docker.container import ContainerWatch
 from swerex.deployment.docker.engine import Engine, connect, interrupts_deferred, said
-from swerex.deployment.docker.fallback import server_in_image
 from swerex.deployment.docker.images import Image, build, find_or_pull, is_path, remove_image
 from swerex.deployment.docker.options import container_options
 from swerex.deployment.docker.reach import REACH_LABEL, Reach, reach_for
 from swerex.deployment.docker.sandboxes import KEPT_LABEL, Use, labels, remove_abandoned
 from swerex.deployment.docker.volume import BUNDLE_ROOT, bundle_mount, ensure_volume
+from swerex.deployment.fallback import server_in_image
 from swerex.exceptions import DeploymentStartupError, SandboxDiedError, SwerexException
 from swerex.runtime.remote import RemoteRuntime
 

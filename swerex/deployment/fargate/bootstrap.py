@@ -10,15 +10,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 
-from swerex import PACKAGE_NAME, REMOTE_EXECUTABLE_NAME, __version__
+from swerex.deployment.fallback import SHELL_FUNCTIONS, server_in_image
 
 __all__ = ["bundle_script", "image_script"]
 
 _BEGIN = """\
-end() {{
-    echo "swerex: $1" >&2
-    exit 1
-}}
 (
     # In short pieces, since a command in the sandbox may kill whatever is called sleep.
     last=$(($(date +%s) + SWEREX_TIMEOUT))
@@ -32,13 +28,6 @@ end() {{
 ) &
 url=$SWEREX_BUNDLE_URL digest=$SWEREX_BUNDLE_SHA256
 unset SWEREX_TIMEOUT SWEREX_BUNDLE_URL SWEREX_BUNDLE_SHA256
-make_root() {{
-    for folder in "${{TMPDIR:-/tmp}}" /var/tmp "$PWD" /; do
-        root=${{folder%/}}/swerex-$$
-        mkdir "$root" 2>/dev/null && return
-    done
-    end "no folder can be written to; tried TMPDIR, /tmp, /var/tmp, $PWD and /"
-}}
 """
 
 # Each that is not there, or fails, leaves its words in a file, which is shown if none succeeds.
@@ -69,23 +58,6 @@ rm -f "$root/bundle.tar.gz" "$root/errors"
 exec {command} {options}
 """
 
-# A server of the other implementation knows its token from the command line only.
-_IMAGE = """\
-if command -v {executable} >/dev/null; then
-    case $({executable} --help 2>&1) in
-        *SWEREX_AUTH_TOKEN*) exec {executable} {options} ;;
-    esac
-    token=$SWEREX_AUTH_TOKEN
-    unset SWEREX_AUTH_TOKEN SWEREX_LEASE
-    exec {executable} {options} --auth-token "$token"
-fi
-make_root
-python3 -m pip install --quiet --disable-pip-version-check --target "$root" {package} ||
-    end "the image has no {executable}, and python3 -m pip could not install it; give a bundle_bucket"
-exec python3 -Ic 'import sys; sys.path.insert(0, sys.argv.pop(1)); from swerex.server import main; main()' \\
-    "$root" {options}
-"""
-
 
 def bundle_script(command: Callable[[str], list[str]], port: int) -> str:
     """A script for ``/bin/sh -c`` that fetches a bundle and starts the server in it.
@@ -93,15 +65,14 @@ def bundle_script(command: Callable[[str], list[str]], port: int) -> str:
     `command` says how the server is started in a bundle that lies in a given folder.
     """
     words = shlex.join(command("@root@")).replace("@root@", '"$root"')
-    return (_BEGIN + _BUNDLE).format(command=words, options=_options(port))
+    script = _BUNDLE.format(command=words, options=shlex.join(_options(port)))
+    return SHELL_FUNCTIONS + _BEGIN + script
 
 
 def image_script(port: int) -> str:
     """A script for ``/bin/sh -c`` that starts the image's own server, or else installs it with pip."""
-    return (_BEGIN + _IMAGE).format(
-        executable=REMOTE_EXECUTABLE_NAME, package=f"{PACKAGE_NAME}=={__version__}", options=_options(port)
-    )
+    return _BEGIN + server_in_image(_options(port), "; give a bundle_bucket")
 
 
-def _options(port: int) -> str:
-    return f"--host 0.0.0.0 --port {port}"
+def _options(port: int) -> list[str]:
+    return ["--host", "0.0.0.0", "--port", str(port)]
