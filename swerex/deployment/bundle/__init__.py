@@ -24,6 +24,7 @@ from typing import IO, cast
 
 from swerex.deployment.bundle.contents import Contents, server_command
 from swerex.exceptions import DeploymentStartupError
+from swerex.utils.cache import cache_path
 
 __all__ = ["Bundle", "get_bundle"]
 
@@ -166,10 +167,7 @@ def _fingerprint(root: Path) -> bytes:
 
 def _folder() -> Path:
     """Where bundles are kept: the user's cache, or where that can't be written, one among temporary files."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(cache):
-        cache = os.path.expanduser("~/.cache")
-    folder = Path(cache, "swerex", "bundles")
+    folder = cache_path("bundles")
     try:
         if folder.is_absolute():
             folder.mkdir(parents=True, exist_ok=True)

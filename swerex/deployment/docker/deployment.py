@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import requests
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import DockerException, NotFound
 from typing_extensions import Self
 
 from swerex.deployment.abstract import AbstractDeployment
@@ -23,7 +23,7 @@ from swerex.deployment.docker.engine import Engine, connect, interrupts_deferred
 from swerex.deployment.docker.images import Image, build, find_or_pull, is_path, remove_image
 from swerex.deployment.docker.options import container_options
 from swerex.deployment.docker.reach import REACH_LABEL, Reach, reach_for
-from swerex.deployment.docker.sandboxes import KEPT_LABEL, Use, labels, remove_abandoned
+from swerex.deployment.docker.sandboxes import KEPT_LABEL, Use, labels, remove_abandoned, remove_container
 from swerex.deployment.docker.volume import BUNDLE_ROOT, bundle_mount, ensure_volume
 from swerex.deployment.fallback import server_in_image
 from swerex.exceptions import DeploymentStartupError, SandboxDiedError, SwerexException
@@ -33,8 +33,6 @@ __all__ = ["DockerDeployment"]
 
 _TIMEOUT = 10.0
 """Seconds that `is_alive` waits by default. A container that has ended refuses at once."""
-_REMOVAL_TIMEOUT = 30.0
-"""Seconds that the engine may take to remove a container which ends by itself just now."""
 
 
 class DockerDeployment(AbstractDeployment[RemoteRuntime]):
@@ -274,7 +272,7 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
         try:
             with interrupts_deferred(), suppress(NotFound):
                 if self._config.remove_container:
-                    _remove(engine, name)
+                    remove_container(engine, name)
                 else:
                     api.stop(name, timeout=3)
             removed = self._config.remove_container
@@ -309,21 +307,6 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
 
 class _NoServerFoundError(DeploymentStartupError):
     """The container has no server where the bundle should be."""
-
-
-def _remove(engine: Engine, name: str) -> None:
-    """Remove a container that runs, has ended, or is being removed by its own end. NotFound: it is gone."""
-    api = engine.client.api
-    deadline = time.monotonic() + _REMOVAL_TIMEOUT
-    while True:
-        try:
-            api.remove_container(name, force=True, v=True)
-        except APIError as error:
-            if error.status_code != 409 or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _advice(words: str, image: Image) -> str:

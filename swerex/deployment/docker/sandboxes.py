@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import requests
 from docker.errors import APIError, DockerException, NotFound
@@ -19,9 +19,12 @@ from swerex import __version__
 from swerex.deployment.docker.engine import Engine, connect, said
 from swerex.deployment.docker.reach import Reach
 from swerex.exceptions import SwerexException
+from swerex.utils.cache import cache_path
 
-__all__ = ["Sandbox", "Use", "labels", "list_sandboxes", "prune", "remove_abandoned"]
+__all__ = ["Sandbox", "Use", "labels", "list_sandboxes", "prune", "remove_abandoned", "remove_container"]
 
+_REMOVAL_TIMEOUT = 30.0
+"""Seconds that the engine may take to remove a container which ends by itself just now."""
 LABEL = "swerex"
 """The label of all that is made here; its value is the version that made it."""
 OWNER_LABEL = "swerex.owner"
@@ -60,8 +63,7 @@ def labels() -> dict[str, str]:
 
 def cache_folder() -> Path:
     """The user's folder for what processes of this machine share. Raises OSError if it can't be made."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(base) / "swerex" / "sandboxes"
+    folder = cache_path("sandboxes")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -210,10 +212,31 @@ def remove_abandoned(engine: Engine) -> None:
                 if FILLED_LABEL in item["Labels"]:
                     api.remove_volume(item["Labels"][FILLED_LABEL])
         for path in unused:
-            url, _, reach = path.read_text().partition("\n")
-            if url == engine.url and path.name not in found:
-                Reach(reach.rstrip("\n")).close()
-                path.unlink()
+            if path.name not in found:
+                _forget(engine, path)
+
+
+def _forget(engine: Engine, path: Path) -> None:
+    """Remove what belonged on this machine to a sandbox of the engine that is gone."""
+    url, _, reach = path.read_text().partition("\n")
+    if url == engine.url:
+        Reach(reach.rstrip("\n")).close()
+        path.unlink()
+
+
+def remove_container(engine: Engine, name: str) -> None:
+    """Remove a container that runs, has ended, or is being removed by its own end. NotFound: it is gone."""
+    api = engine.client.api
+    deadline = time.monotonic() + _REMOVAL_TIMEOUT
+    while True:
+        try:
+            api.remove_container(name, force=True, v=True)
+        except APIError as error:
+            if error.status_code != 409 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _is_idle(item: Sandbox, *, kept: bool, volumes: bool) -> bool:
@@ -223,16 +246,11 @@ def _is_idle(item: Sandbox, *, kept: bool, volumes: bool) -> bool:
 
 
 def _remove(engine: Engine, item: Sandbox) -> None:
-    api: Any = engine.client.api
     with suppress(NotFound):
         if item.kind == "volume":
-            api.remove_volume(item.name)
+            engine.client.api.remove_volume(item.name)
         else:
-            try:
-                api.remove_container(item.name, force=True, v=True)
-            except APIError as error:
-                # Being removed already, by its own end.
-                if error.status_code != 409:
-                    raise
-            with suppress(OSError):
-                (cache_folder() / item.name).unlink(missing_ok=True)
+            remove_container(engine, item.name)
+    if item.kind == "container":
+        with suppress(OSError):
+            _forget(engine, cache_folder() / item.name)
