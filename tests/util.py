@@ -42,6 +42,16 @@ def wait_until(predicate: Callable[[], T], timeout: float = 5.0) -> T:
         time.sleep(0.005)
 
 
+def stays(predicate: Callable[[], object], seconds: float) -> bool:
+    """Whether the answer is true each time that it is asked for, for so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not predicate():
+            return False
+        time.sleep(0.005)
+    return True
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process; a zombie does not count."""
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from swerex.deployment.docker import DockerDeployment
@@ -11,7 +9,7 @@ from swerex.exceptions import DeploymentNotStartedError, DeploymentStartupError,
 from swerex.runtime.abstract import BashAction, Command
 from tests.docker.engines import leftovers, only_docker
 from tests.docker.programs import program
-from tests.util import wait_until
+from tests.util import stays, wait_until
 
 MAKE = """
 deployment = deployment_in(engine, **fields)
@@ -53,7 +51,8 @@ def test_a_sandbox_whose_maker_was_killed(engine, bare_image):
         name = maker.line()
         maker.kill()
     with attach(engine, name) as deployment:
-        time.sleep(2.5)  # more than its lease, which is renewed from here now
+        # More than its lease, which is renewed from here now.
+        assert stays(deployment.is_alive, seconds=2.5)
         assert deployment.runtime.run_in_session(BashAction(command="echo $x")).output == "kept\n"
     assert not leftovers(engine, maker.owner)
 

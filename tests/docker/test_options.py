@@ -46,7 +46,7 @@ SEEN = [
     ),
     (["--device=/dev/null:/dev/void"], "stat -c %F /dev/void", "character special file\n"),
     (["--security-opt", "no-new-privileges"], "awk '/NoNewPrivs/ {{print $2}}' /proc/self/status", "1\n"),
-    (["-w", "/work/dir"], "pwd", "/work/dir\n"),
+    (["-w", "/srv/dir"], "pwd", "/srv/dir\n"),
     (["--rm"], "echo still here", "still here\n"),
 ]
 TOLD: list[tuple[list[str], str, Any]] = [
