@@ -113,7 +113,7 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
         looked_again = False
         pause = 1.0
         while True:
-            self._raise_if_stopped()
+            self._check_wanted()
             self._cluster = args["cluster"]
             try:
                 self._asked_for_task = True
@@ -190,14 +190,10 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
         self._beat.start()
 
     def _pause(self, seconds: float, deadline: float, failure: str) -> None:
-        self._raise_if_stopped()
+        self._check_wanted()
         if time.monotonic() + seconds > deadline:
             raise DeploymentStartupError("\n".join(filter(None, [failure, self._last_words()])))
         time.sleep(seconds)
-
-    def _raise_if_stopped(self) -> None:
-        if self._stop_called:
-            raise DeploymentStartupError(f"{type(self).__name__} was stopped while it started")
 
     def _check(self, task: dict[str, Any] | None) -> None:
         """Raise if the task has ended."""
