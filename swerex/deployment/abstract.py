@@ -5,15 +5,17 @@ All of that is in :class:`AbstractDeployment`. A backend says only how a place i
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import logging
 import os
 import threading
 import warnings
+import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from types import TracebackType
 from typing import Generic
-from weakref import WeakSet
 
 from pydantic import BaseModel
 from typing_extensions import Self, TypeVar
@@ -51,7 +53,8 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
     @classmethod
     def from_config(cls, config: BaseModel) -> Self:
         """A deployment as `config` describes it. Later changes of `config` have no effect on it."""
-        return cls(**config.model_dump())
+        # Not `model_dump()`, which takes apart what somebody else's library is to be given.
+        return cls(**dict(config))
 
     def add_hook(self, hook: DeploymentHook) -> None:
         """Tell `hook` of every step of the start."""
@@ -129,9 +132,11 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
         try:
             runtime = self._create()
             self._wait_until_alive(runtime)
-        except DeploymentStartupError:
-            raise
         except (OSError, SwerexException) as error:
+            # Whatever it says: it may say so since stop() was called.
+            self._check_wanted()
+            if isinstance(error, DeploymentStartupError):
+                raise
             reason = _paragraphs(str(error) or type(error).__name__, self._last_words())
             raise DeploymentStartupError(f"{type(self).__name__} did not start: {reason}") from error
         self._check_wanted()
@@ -141,6 +146,20 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
         """Raise DeploymentStartupError if stop() was called since the start began."""
         if self._stop_called:
             raise DeploymentStartupError(f"{type(self).__name__} was stopped while it started")
+
+    def _unless_stopped(self, ending: Callable[[], str]) -> Callable[[], str]:
+        """The `obituary` for a runtime: what `ending` says; or that stop() was called, so that no call, nor a
+        start, goes on waiting for an answer."""
+        # The runtime must not keep the deployment from being collected.
+        reference = weakref.ref(self)
+
+        def obituary() -> str:
+            deployment = reference()
+            if deployment is not None and deployment._stop_called:
+                return f"{type(deployment).__name__} was stopped."
+            return ending()
+
+        return obituary
 
     @abstractmethod
     def _create(self) -> RuntimeT:
@@ -193,8 +212,18 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
 
     def __del__(self) -> None:
         if self._owner == os.getpid():
-            self._stop_and_log_errors()
             warnings.warn(f"{type(self).__name__} was not stopped", ResourceWarning, stacklevel=2)
+            _collected.add(self)
+            # Not here: this may be any thread, also one that others wait for, or one that holds their locks.
+            try:
+                _thread.start_new_thread(self._stop_collected, ())
+            except RuntimeError:
+                # Python 3.12 starts no threads at the exit of the interpreter.
+                self._stop_collected()
+
+    def _stop_collected(self) -> None:
+        self._stop_and_log_errors()
+        _collected.discard(self)
 
 
 def _paragraphs(*texts: str) -> str:
@@ -202,14 +231,18 @@ def _paragraphs(*texts: str) -> str:
 
 
 # Weak, so that a deployment which nobody holds any more is collected, and stopped by that.
-_started: WeakSet[AbstractDeployment] = WeakSet()
+_started: weakref.WeakSet[AbstractDeployment] = weakref.WeakSet()
 _started_lock = threading.Lock()
+_collected: set[AbstractDeployment] = set()
+"""Those that are being stopped since nobody holds them any more."""
 
 
 @atexit.register
 def stop_all() -> None:
     """Stop all deployments of this process, as at its end."""
     with _started_lock:
-        deployments = list(_started)
+        deployments = [*_started, *_collected]
     for deployment in deployments:
         deployment._stop_and_log_errors()
+        # What could not be stopped now can't be when it is collected either.
+        deployment._owner = None

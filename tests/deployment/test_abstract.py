@@ -18,6 +18,7 @@ from swerex.deployment.hooks.abstract import DeploymentHook
 from swerex.exceptions import DeploymentNotStartedError, DeploymentStartupError, SandboxDiedError
 from swerex.runtime.abstract import CloseResponse, IsAliveResponse
 from swerex.runtime.dummy import DummyRuntime
+from tests.util import wait_until
 
 
 class ProcessRuntime(DummyRuntime):
@@ -250,7 +251,22 @@ def test_a_collected_deployment_is_stopped():
     process = deployment.processes[0]
     with pytest.warns(ResourceWarning, match="ProcessDeployment was not stopped"):
         del deployment
-    assert process.poll() is not None
+    wait_until(lambda: process.poll() is not None)
+
+
+def test_whoever_collects_a_deployment_does_not_wait_for_its_end():
+    """It may be a thread that the removal itself waits for."""
+    deployment = ProcessDeployment()
+    deployment.start()
+    removed, collected = threading.Event(), threading.Event()
+    deployment._remove = lambda: removed.set() if collected.wait(20) else None
+    for process in deployment.processes:
+        process.kill()
+        process.wait()
+    with pytest.warns(ResourceWarning):
+        del deployment
+    collected.set()
+    assert removed.wait(10)
 
 
 def run_python(code: str) -> str:

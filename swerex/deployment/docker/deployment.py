@@ -201,7 +201,7 @@ class DockerDeployment(AbstractDeployment[RemoteRuntime]):
         address = self._reach.address(engine, self._watch, self._left())
         runtime = RemoteRuntime(
             logger=self.logger,
-            obituary=self._watch.ending,
+            obituary=self._unless_stopped(self._watch.ending),
             host=address,
             auth_token=token,
             timeout=_TIMEOUT,
