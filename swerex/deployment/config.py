@@ -27,6 +27,9 @@ __all__ = [
     "get_deployment",
 ]
 
+MODAL_PORT = 8000
+"""The port at which the server listens in a sandbox on Modal."""
+
 _Port = Annotated[int, Field(ge=1, le=65535)]
 _Seconds = Annotated[float, Field(ge=0)]
 
@@ -130,10 +133,11 @@ class ModalDeploymentConfig(BaseModel):
     """Seconds that the start may take in all: building the image, and until the server answers."""
     runtime_timeout: _Seconds = 60.0
     """Seconds that one request to the sandbox may take by default."""
-    deployment_timeout: _Seconds = 3600.0
+    deployment_timeout: Annotated[_Seconds, Field(allow_inf_nan=False)] = 3600.0
     """Seconds after which the sandbox ends in any case, so that a forgotten one does not cost for ever."""
     modal_sandbox_kwargs: dict[str, Any] = {}
-    """More arguments for `modal.Sandbox.create`: all but ``app`` and ``image``, which have fields here."""
+    """More arguments for `modal.Sandbox.create`; not ``app``, ``image`` and ``timeout``, which have fields
+    here, nor ``block_network``, with which there is no way to the server. Port 8000 is the server's."""
     install_pipx: bool = True
     """Install pipx in the image, to install the server with where neither a bundle can serve nor the image
     has it."""
@@ -146,10 +150,18 @@ class ModalDeploymentConfig(BaseModel):
 
     @field_validator("modal_sandbox_kwargs")
     @classmethod
-    def _has_no_fields(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        for name, field in (("app", "app_name"), ("image", "image")):
+    def _leaves_ours(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        for name, field in (("app", "app_name"), ("image", "image"), ("timeout", "deployment_timeout")):
             if name in kwargs:
                 raise ValueError(f"{name!r} can't be given here: use the field `{field}`")
+        if kwargs.get("block_network"):
+            raise ValueError(
+                "with 'block_network' Modal makes no tunnel to the server: give `outbound_cidr_allowlist=[]` "
+                "for a sandbox that reaches nothing"
+            )
+        for name in ("encrypted_ports", "h2_ports", "unencrypted_ports"):
+            if MODAL_PORT in (kwargs.get(name) or ()):
+                raise ValueError(f"port {MODAL_PORT} in {name!r} is the server's: take another one")
         return kwargs
 
     def get_deployment(self) -> AbstractDeployment:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import os
 import random
 import shutil
@@ -27,17 +28,45 @@ import docker
 import modal
 from aiohttp import web
 from grpclib import GRPCError, Status
+from grpclib.protocol import H2Protocol
 from grpclib.server import Server
 from modal_proto import api_pb2
 
 from swerex.deployment.modal import ModalDeployment
 from tests.cloud.modal_places import ContainerPlace, Place, ProcessPlace, Tunnel, make_certificate
-from tests.cloud.modal_service import make_service
+from tests.cloud.modal_service import ResetError, make_service
 
-__all__ = ["ModalCloud", "Sandbox", "environment", "forget_client", "modal_cloud", "modal_deployments"]
+__all__ = [
+    "ModalCloud",
+    "Sandbox",
+    "environment",
+    "forget_client",
+    "modal_cloud",
+    "modal_deployments",
+]
 
 _ALPHABET = string.ascii_letters + string.digits
 _PATIENCE = 90
+
+
+class _Server(Server):
+    """A server of gRPC that can cut its connections."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._protocols: list[H2Protocol] = []
+
+    def _protocol_factory(self) -> H2Protocol:
+        protocol = super()._protocol_factory()
+        self._protocols.append(protocol)
+        return protocol
+
+    async def cut(self) -> None:
+        for protocol in self._protocols:
+            # One that was not made yet, or is closed, has none.
+            if transport := getattr(getattr(protocol, "connection", None), "_transport", None):
+                transport.abort()
+        self._protocols.clear()
 
 
 class Sandbox:
@@ -104,16 +133,25 @@ class ModalCloud:
         self.creates_per_second = float("inf")
         self.error_rate = 0.0
         """The share of requests that fail; half of them after they were carried out."""
-        self.death_rate = 0.0
-        """The share of sandboxes that end at once."""
-        self._faults: list[tuple[str, Status, str]] = []
+        self.death_every = 0
+        """Of so many sandboxes one ends at once. 0: none."""
+        self._numbers = itertools.count(1)
+        self._faults: list[tuple[str, Status | None, str]] = []
         self._tokens, self._refilled = 0.0, time.monotonic()
         self.calls.clear()
 
     def fail(
-        self, name: str, status: Status, *, times: int = 1, when: Literal["before", "after"] = "before"
+        self,
+        name: str,
+        status: Status | None,
+        *,
+        times: int = 1,
+        when: Literal["before", "after"] = "before",
     ) -> None:
-        """Answer the next requests of this name with an error, before or after they are carried out."""
+        """Answer the next requests of this name with an error, before or after they are carried out.
+
+        None: with nothing, by resetting the stream.
+        """
         self._faults += [(name, status, when)] * times
 
     def running(self) -> list[Sandbox]:
@@ -126,6 +164,10 @@ class ModalCloud:
             *(line for base in image.base_images for line in self.dockerfile(base.image_id)),
             *image.dockerfile_commands,
         ]
+
+    def cut_connections(self) -> None:
+        """As a network does that was idle, or away, for too long."""
+        self._run(self._server.cut)
 
     # What the service asks for
 
@@ -151,6 +193,8 @@ class ModalCloud:
         for fault in self._faults:
             if fault[0] == name and fault[2] == when:
                 self._faults.remove(fault)
+                if fault[1] is None:
+                    raise ResetError
                 raise GRPCError(fault[1], "injected")
         if self._dice.random() < self.error_rate / 2:
             raise GRPCError(Status.UNAVAILABLE, "injected")
@@ -228,7 +272,7 @@ class ModalCloud:
         for mount_id in definition.mount_ids:
             mounts.update(self._mounts[mount_id])
         command = self.command or list(definition.entrypoint_args)
-        if self._dice.random() < self.death_rate:
+        if self.death_every and next(self._numbers) % self.death_every == 0:
             command = ["sh", "-c", "echo out of luck; exit 7"]
         if self._kind == "process":
             return ProcessPlace(command, env, mounts, self._folder / sandbox_id)
@@ -264,9 +308,10 @@ class ModalCloud:
 
     async def _serve(self) -> Callable[[], Any]:
         listener = socket.create_server(("127.0.0.1", 0))
-        server = Server([make_service(self)])
+        self._server = server = _Server([make_service(self)])
         await server.start(sock=listener)
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        # A name, as Modal's own.
+        self.url = f"http://localhost:{listener.getsockname()[1]}"
 
         async def put(request: web.Request) -> web.Response:
             data = await request.read()

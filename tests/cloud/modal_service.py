@@ -19,10 +19,14 @@ from modal_proto.api_grpc import ModalClientBase
 if TYPE_CHECKING:
     from tests.cloud.modal_cloud import ModalCloud, Sandbox
 
-__all__ = ["make_service"]
+__all__ = ["ResetError", "make_service"]
 
 Handler = Callable[["ModalCloud", Any], Awaitable[Message]]
 Result = api_pb2.GenericResult
+
+
+class ResetError(Exception):
+    """The stream of a request is to be reset, without an answer."""
 
 
 def make_service(cloud: ModalCloud) -> ModalClientBase:
@@ -41,14 +45,17 @@ def _method(name: str, handler: Handler | None) -> Callable[..., Awaitable[None]
         cloud: ModalCloud = self.cloud
         if metadata.get("x-modal-token-id") != cloud.token_id:
             raise GRPCError(Status.UNAUTHENTICATED, "Token validation failed")
-        cloud.enter(name)
-        # The library repeats a request under one key, and Modal answers as it did before.
-        key = str(metadata.get("x-idempotency-key", ""))
-        answers = cloud.answers if name.startswith("SandboxCreate") else {}
-        if key not in answers:
-            answers[key] = await handler(cloud, request)
-        cloud.leave(name)
-        await stream.send_message(answers[key])
+        try:
+            cloud.enter(name)
+            # The library repeats a request under one key, and Modal answers as it did before.
+            key = str(metadata.get("x-idempotency-key", ""))
+            answers = cloud.answers if name.startswith("SandboxCreate") else {}
+            if key not in answers:
+                answers[key] = await handler(cloud, request)
+            cloud.leave(name)
+            await stream.send_message(answers[key])
+        except ResetError:
+            await stream.cancel()
 
     return serve
 

@@ -157,10 +157,23 @@ def test_arguments_for_modal_are_passed_on(cloud):
     assert sorted(sandbox.tunnels) == [8000, 9000]
 
 
-@pytest.mark.parametrize("name", ["app", "image"])
+@pytest.mark.parametrize("name", ["app", "image", "timeout"])
 def test_arguments_that_have_a_field_are_refused(name):
     with pytest.raises(ValidationError, match="use the field"):
         ModalDeploymentConfig(modal_sandbox_kwargs={name: "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "advice"),
+    [
+        ("block_network", True, "give `outbound_cidr_allowlist"),
+        ("encrypted_ports", [8000], "take another one"),
+        ("unencrypted_ports", [9000, 8000], "take another one"),
+    ],
+)
+def test_arguments_that_leave_no_way_to_the_server_are_refused(name, value, advice):
+    with pytest.raises(ValidationError, match=advice):
+        ModalDeploymentConfig(modal_sandbox_kwargs={name: value})
 
 
 def test_an_argument_that_modal_does_not_know_is_named(cloud):
@@ -173,6 +186,14 @@ def test_from_config(cloud):
         assert deployment.is_alive()
 
 
+def test_objects_of_the_library_pass_through_a_config(cloud):
+    kwargs = {"readiness_probe": modal.Probe.with_tcp(8000), "secrets": [modal.Secret.from_dict({"A": "1"})]}
+    config = ModalDeploymentConfig(modal_sandbox_kwargs=kwargs).model_copy(deep=True)
+    with config.get_deployment() as deployment:
+        assert run(deployment, "echo $A") == "1\n"
+        assert last(cloud).definition.readiness_probe.tcp_port == 8000
+
+
 def test_without_the_second_backend(cloud, monkeypatch):
     """The library takes the first one for what the second can't do, such as GPUs."""
     monkeypatch.setenv("MODAL_SANDBOX_V2", "0")
@@ -181,11 +202,15 @@ def test_without_the_second_backend(cloud, monkeypatch):
     assert cloud.calls["SandboxCreate"] == cloud.calls["SandboxTerminate"] == 1
 
 
-def test_the_image_is_built_once_for_many_starts(cloud):
+@pytest.mark.parametrize(
+    "image", ["debian:11", modal.Image.from_registry("debian:13")], ids=["name", "object"]
+)
+def test_the_image_is_built_once_for_many_starts(cloud, image):
     for _ in range(2):
-        with ModalDeployment(image="debian:12"):
+        with ModalDeployment(image=image):
             pass
-    assert cloud.calls["ImageJoinStreaming"] == 2  # The image, and the entry point above it.
+    # That of a name, and the one above it without its entry point.
+    assert cloud.calls["ImageJoinStreaming"] == (2 if isinstance(image, str) else 1)
     assert cloud.calls["MountGetOrCreate"] == 1
 
 
@@ -337,6 +362,14 @@ def test_startup_timeout_counts_while_the_image_is_built(cloud):
     cloud.build_seconds = 0
 
 
+def test_a_build_that_hangs_does_not_keep_later_ones_waiting(cloud):
+    cloud.build_seconds = 30
+    assert "could not be built within" in refused_start(image="some/hanging:1", startup_timeout=1)
+    cloud.build_seconds = 0
+    with ModalDeployment(image="some/hanging:1", startup_timeout=20) as deployment:
+        assert deployment.is_alive()
+
+
 def test_a_sandbox_that_dies_at_start_is_explained_within_two_seconds(cloud):
     cloud.command = ["sh", "-c", "echo no such thing >&2; exit 3"]
     begin = time.monotonic()
@@ -384,10 +417,11 @@ def test_a_server_that_never_answers(cloud):
     "name",
     ["AppGetOrCreate", "ImageGetOrCreate", "SandboxCreateV2", "SandboxGetTunnelsV2", "SandboxTerminateV2"],
 )
-def test_requests_are_repeated_while_modal_is_unavailable(cloud, name):
+@pytest.mark.parametrize("status", [Status.UNAVAILABLE, None], ids=["unavailable", "reset"])
+def test_requests_are_repeated_while_modal_is_unavailable(cloud, name, status):
     # The library gives up after four.
-    cloud.fail(name, Status.UNAVAILABLE, times=5)
-    with ModalDeployment(image=f"some/{name.lower()}:1") as deployment:
+    cloud.fail(name, status, times=5)
+    with ModalDeployment(image=f"some/{name.lower()}:{'1' if status else '2'}") as deployment:
         assert deployment.is_alive()
     assert cloud.calls[name] > 5
 
@@ -455,6 +489,30 @@ def test_a_sandbox_that_died_is_not_alive_and_says_why(cloud):
     assert "listens at" in response.message
 
 
+@pytest.mark.parametrize("hindrance", ["build_seconds", "create_seconds", "tunnel_delay", "command"])
+def test_stop_ends_a_start_that_waits(cloud, hindrance):
+    value = ["sh", "-c", "echo I am busy; exec sleep 100"] if hindrance == "command" else 4
+    setattr(cloud, hindrance, value)
+    deployment = ModalDeployment(image=f"some/{hindrance}:1", startup_timeout=50)
+    steps = {
+        "build_seconds": "Building",
+        "create_seconds": "Creating",
+        "tunnel_delay": "Waiting for the tunnel",
+    }
+    reached = threading.Event()
+    hook = DeploymentHook()
+    begins = steps.get(hindrance, "Waiting for the server")
+    hook.on_custom_step = lambda step: reached.set() if step.startswith(begins) else None
+    deployment.add_hook(hook)
+    with ThreadPoolExecutor(1) as pool:
+        start = pool.submit(deployment.start)
+        assert reached.wait(20)
+        deployment.stop()
+        with pytest.raises(DeploymentStartupError, match="was stopped while it started"):
+            start.result(10)
+    wait_until(lambda: not cloud.running())
+
+
 def test_stop_of_a_sandbox_whose_server_is_gone(cloud):
     deployment = ModalDeployment()
     deployment.start()
@@ -471,6 +529,19 @@ def test_stop_of_a_sandbox_that_modal_has_forgotten(cloud):
     sandbox = cloud.sandboxes.pop(last(cloud).id)
     deployment.stop()
     sandbox.place.remove()
+
+
+def test_stop_after_the_object_of_the_library_was_let_go(cloud):
+    with ModalDeployment() as deployment:
+        deployment.sandbox.detach()
+    assert not cloud.running()
+
+
+def test_a_sandbox_without_a_name_of_its_own_is_made_once(cloud):
+    before = len(cloud.sandboxes)
+    cloud.fail("SandboxCreateV2", Status.UNAVAILABLE, times=4, when="after")
+    with ModalDeployment(modal_sandbox_kwargs={"name": None}):
+        assert len(cloud.sandboxes) == before + 1
 
 
 def test_a_stop_that_fails_says_so_and_can_be_repeated(cloud):
@@ -523,9 +594,11 @@ def test_the_documented_way_to_remove_all_sandboxes(cloud):
 
 SCRIPT = """
 import os, signal, sys
-from swerex.deployment.modal import ModalDeployment
-deployment = ModalDeployment(auto_remove_after=float(sys.argv[1]))
-deployment.start()
+from swerex.deployment.modal import ModalDeployment, place
+place._EXIT_TIMEOUT = float(sys.argv[3])
+deployments = [ModalDeployment(auto_remove_after=float(sys.argv[1])) for _ in range(int(sys.argv[2]))]
+for deployment in deployments:
+    deployment.start()
 print(deployment.sandbox.object_id, flush=True)
 sys.stdin.read()
 """
@@ -535,10 +608,10 @@ sys.stdin.read()
 def script(cloud: ModalCloud) -> Iterator[type[subprocess.Popen[str]]]:
     processes: list[subprocess.Popen[str]] = []
 
-    def start(lease: float) -> subprocess.Popen[str]:
+    def start(lease: float, number: int = 1, exit_timeout: float = 20) -> subprocess.Popen[str]:
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, str(lease)],
+                [sys.executable, "-c", SCRIPT, str(lease), str(number), str(exit_timeout)],
                 env={**os.environ, **environment(cloud)},
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.PIPE,
@@ -565,6 +638,25 @@ def test_the_exit_of_the_interpreter_stops_the_sandbox(cloud, script):
     assert cloud.running() == []
 
 
+def test_the_exit_of_the_interpreter_after_the_connection_was_lost(cloud, script):
+    """It looks up no host any more, which the library has to then."""
+    process = script(600)
+    cloud.cut_connections()
+    process.stdin.close()
+    assert process.wait(30) == 0
+    assert cloud.running() == []
+
+
+def test_the_exit_of_the_interpreter_while_modal_is_unavailable_is_not_held_up_by_each(cloud, script):
+    process = script(600, number=4, exit_timeout=1)
+    cloud.fail("SandboxTerminateV2", Status.UNAVAILABLE, times=1000)
+    process.stdin.close()
+    assert process.wait(15) == 0
+    assert len(cloud.running()) == 4
+    for sandbox in cloud.running():
+        sandbox.place.kill()
+
+
 def test_a_killed_client_leaves_nothing(cloud, script):
     process = script(1)
     process.kill()
@@ -579,7 +671,7 @@ def test_a_living_client_keeps_the_sandbox_although_it_asks_nothing(cloud):
 
 def test_a_hundred_at_once_with_failures_all_work_or_fail_typed(cloud):
     signal.alarm(240)
-    cloud.creates_per_second, cloud.error_rate, cloud.death_rate = 5, 0.05, 0.05
+    cloud.creates_per_second, cloud.error_rate, cloud.death_every = 5, 0.05, 20
 
     def use(number: int) -> str:
         try:

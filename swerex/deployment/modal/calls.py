@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from grpclib.exceptions import StreamTerminatedError
 from modal.exception import ConnectionError as ModalConnectionError
 from modal.exception import InternalError, ResourceExhaustedError, ServiceError
 
@@ -16,9 +17,12 @@ __all__ = ["CREATE_PACE", "Pace", "call", "patiently", "start_call"]
 
 T = TypeVar("T")
 
-_BUSY = (ResourceExhaustedError, ServiceError, InternalError, ModalConnectionError)
-"""What may be over in a moment. The library has repeated the request by then, except for the first."""
+_BUSY = (ResourceExhaustedError, ServiceError, InternalError, ModalConnectionError, StreamTerminatedError)
+"""What may be over in a moment. The library has repeated the request by then, except for the first. The last
+is its own library's, for a connection that is cut while a request is under way."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+_SLICE = 0.2
+"""Seconds between two looks at whether the result is still wanted."""
 
 
 class Pace:
@@ -80,35 +84,46 @@ def start_call(function: Callable[[], T]) -> Future[T]:
     return future
 
 
-def call(start: Callable[[], Future[T]], deadline: float) -> T:
-    """Wait for a call until `deadline`, of `time.monotonic`.
+def call(start: Callable[[], Future[T]], deadline: float, check: Callable[[], object] = bool) -> T:
+    """Wait for a call until `deadline`, of `time.monotonic`, or until `check` raises.
 
     Raises:
         TimeoutError: it still goes on.
     """
     future = start()
-    wait([future], max(0.0, deadline - time.monotonic()))
-    if not future.done():
-        raise TimeoutError("Modal did not answer in time")
+    while not future.done():
+        check()
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("Modal did not answer in time")
+        wait([future], min(left, _SLICE))
     return future.result()
 
 
-def patiently(start: Callable[[], Future[T]], deadline: float, pace: Pace | None = None) -> T:
+def patiently(
+    start: Callable[[], Future[T]],
+    deadline: float,
+    check: Callable[[], object] = bool,
+    pace: Pace | None = None,
+) -> T:
     """As `call`, again and again while Modal is busy or out of reach, with a growing pause."""
     pause = _FIRST_PAUSE
     while True:
         if pace is not None:
             pace.wait()
         try:
-            result = call(start, deadline)
+            result = call(start, deadline, check)
         except _BUSY as error:
             if pace is not None and isinstance(error, ResourceExhaustedError):
                 pace.refused()
             # With jitter, so that many who were refused do not come back at the same moment.
             pause_now = pause * random.uniform(0.5, 1.0)
-            if time.monotonic() + pause_now > deadline:
+            again = time.monotonic() + pause_now
+            if again > deadline:
                 raise
-            time.sleep(pause_now)
+            while (left := again - time.monotonic()) > 0:
+                check()
+                time.sleep(min(left, _SLICE))
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             if pace is not None:

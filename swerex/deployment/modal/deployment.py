@@ -17,10 +17,10 @@ from modal.exception import AuthError, SandboxTimeoutError
 
 from swerex.deployment.abstract import AbstractDeployment, stop_all
 from swerex.deployment.beat import Beat
-from swerex.deployment.config import ModalDeploymentConfig
+from swerex.deployment.config import MODAL_PORT, ModalDeploymentConfig
 from swerex.deployment.modal.calls import patiently, start_call
-from swerex.deployment.modal.image import sandbox_image, start_build
-from swerex.deployment.modal.place import SandboxPlace
+from swerex.deployment.modal.image import forget_build, sandbox_image, start_build
+from swerex.deployment.modal.place import SandboxPlace, remove_at_exit
 from swerex.deployment.modal.watch import SandboxWatch
 from swerex.exceptions import DeploymentNotStartedError, DeploymentStartupError, SandboxDiedError
 from swerex.runtime.remote import RemoteRuntime
@@ -29,11 +29,9 @@ __all__ = ["ModalDeployment", "ModalDeploymentConfig"]
 
 T = TypeVar("T")
 
-_PORT = 8000
-
 # Once more, since the library, which is imported by now, closes its connections at exit, and what was
 # registered last runs first.
-atexit.register(stop_all)
+atexit.register(remove_at_exit, stop_all)
 
 
 class ModalDeployment(AbstractDeployment[RemoteRuntime]):
@@ -106,15 +104,19 @@ class ModalDeployment(AbstractDeployment[RemoteRuntime]):
         self._step(f"Building the image {self._image}")
         with self._explained(f"The image {self._image} could not be built"):
             found = sandbox_image(self._image, install_pipx=config.install_pipx, logger=self.logger)
-            image = self._patiently(lambda: start_build(found, app))
+            try:
+                image = self._patiently(lambda: start_build(found, app))
+            except TimeoutError:
+                forget_build(found, app)
+                raise
         self._step("Creating the sandbox")
         token = secrets.token_hex(32)
         with self._explained("The sandbox could not be created"):
             self._place = place = SandboxPlace(app)
-            command = [*found.command, "--host", "0.0.0.0", "--port", str(_PORT)]
+            command = [*found.command, "--host", "0.0.0.0", "--port", str(MODAL_PORT)]
             options = {"app": app, "image": image, **self._options(place, token)}
             self._sandbox = sandbox = place.create(
-                lambda: modal.Sandbox.create(*command, **options), self._deadline
+                lambda: modal.Sandbox.create(*command, **options), self._deadline, self._check_wanted
             )
         self._watch = watch = SandboxWatch(sandbox)
         self._step(f"Waiting for the tunnel to the sandbox {sandbox.object_id}")
@@ -122,7 +124,7 @@ class ModalDeployment(AbstractDeployment[RemoteRuntime]):
             url = self._tunnel_url(sandbox, watch)
         return RemoteRuntime(
             logger=self.logger,
-            obituary=watch.ask,
+            obituary=self._unless_stopped(watch.ask),
             auth_token=token,
             host=url,
             timeout=config.runtime_timeout,
@@ -138,19 +140,20 @@ class ModalDeployment(AbstractDeployment[RemoteRuntime]):
         }
         both = {
             "secrets": [*(given.pop("secrets", None) or ()), modal.Secret.from_dict(environment)],
-            "encrypted_ports": [*given.pop("encrypted_ports", ()), _PORT],
+            "encrypted_ports": [*(given.pop("encrypted_ports", None) or ()), MODAL_PORT],
             "tags": {**(given.pop("tags", None) or {}), **place.tags},
+            "name": given.pop("name", None) or place.name,
         }
-        defaults = {"name": place.name, "timeout": max(1, round(self._config.deployment_timeout))}
-        return {**defaults, **given, **both}
+        return {**given, **both, "timeout": max(1, round(self._config.deployment_timeout))}
 
     def _tunnel_url(self, sandbox: modal.Sandbox, watch: SandboxWatch) -> str:
         while True:
             # As long as the sandbox has not begun to run, there is none.
             with suppress(SandboxTimeoutError):
                 tunnels = self._patiently(lambda: start_call(lambda: sandbox.tunnels(timeout=1)))
-                if _PORT in tunnels:
-                    return tunnels[_PORT].url
+                if MODAL_PORT in tunnels:
+                    return tunnels[MODAL_PORT].url
+            self._check_wanted()
             if ended := watch.ask():
                 raise SandboxDiedError(ended)
             if time.monotonic() > self._deadline:
@@ -186,7 +189,7 @@ class ModalDeployment(AbstractDeployment[RemoteRuntime]):
         return f"The sandbox runs. Its log ends with:\n{log}" if log else ""
 
     def _patiently(self, start: Callable[[], Future[T]]) -> T:
-        return patiently(start, self._deadline)
+        return patiently(start, self._deadline, self._check_wanted)
 
     @contextmanager
     def _explained(self, failure: str) -> Iterator[None]:

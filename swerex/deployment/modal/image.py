@@ -20,7 +20,7 @@ from swerex.deployment.bundle import Bundle, get_bundle
 from swerex.deployment.modal.calls import start_call
 from swerex.exceptions import DeploymentStartupError
 
-__all__ = ["SandboxImage", "sandbox_image", "start_build"]
+__all__ = ["SandboxImage", "forget_build", "sandbox_image", "start_build"]
 
 _ROOT = "/opt/swerex"
 """Where the bundle lies in the sandbox."""
@@ -53,9 +53,9 @@ def sandbox_image(
         return SandboxImage(image.run_commands(install), [REMOTE_EXECUTABLE_NAME], None)
     # Not copied into a layer: added when the sandbox starts, to any image, without a build.
     image = image.add_local_dir(bundle.path, _ROOT)
-    # The content of a name is Modal's to remember. That of files may change.
-    by_name = isinstance(source, str) and not os.path.isfile(source)
-    return SandboxImage(image, bundle.command(_ROOT), (source, bundle.key) if by_name else None)
+    # The content of a name is Modal's to remember, and that of its own object does not change. Files may.
+    fixed = isinstance(source, modal.Image) or (isinstance(source, str) and not os.path.isfile(source))
+    return SandboxImage(image, bundle.command(_ROOT), (source, bundle.key) if fixed else None)
 
 
 _builds: dict[Hashable, Future[modal.Image]] = {}
@@ -70,12 +70,23 @@ def start_build(found: SandboxImage, app: modal.App) -> Future[modal.Image]:
 
     if found.key is None:
         return start_call(build)
-    key = (app.app_id, found.key)
+    key = _build_key(found, app)
     with _lock:
         future = _builds.get(key)
         if future is None or (future.done() and future.exception()):
             future = _builds[key] = start_call(build)
         return future
+
+
+def forget_build(found: SandboxImage, app: modal.App) -> None:
+    """Build the image anew the next time: this build did not end in time, and may never do so."""
+    with _lock:
+        _builds.pop(_build_key(found, app), None)
+
+
+def _build_key(found: SandboxImage, app: modal.App) -> Hashable:
+    # A forked child has none of the threads that build.
+    return os.getpid(), app.app_id, found.key
 
 
 def _bundle(logger: Logger) -> Bundle | None:
@@ -154,4 +165,5 @@ def _install(*, pipx: bool) -> str:
             "python3 -m pip install pipx && "
             f"PIPX_HOME=/opt/pipx PIPX_BIN_DIR=/usr/local/bin python3 -m pipx install {package}"
         )
-    return f"command -v {REMOTE_EXECUTABLE_NAME} || ( {install} )"
+    # The image is this sandbox's own, also where its Python says that a package manager manages it: PEP 668.
+    return f"command -v {REMOTE_EXECUTABLE_NAME} || ( export PIP_BREAK_SYSTEM_PACKAGES=1; {install} )"

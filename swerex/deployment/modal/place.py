@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import suppress
-from functools import partial
 
 import modal
-from modal.exception import AlreadyExistsError, NotFoundError
+from modal.exception import AlreadyExistsError, ClientClosed, NotFoundError
 
 from swerex import __version__
 from swerex.deployment.modal.calls import CREATE_PACE, patiently, start_call
 from swerex.exceptions import DeploymentStartupError, SwerexException
 
-__all__ = ["SandboxPlace"]
+__all__ = ["SandboxPlace", "remove_at_exit"]
+
+_logger = logging.getLogger(__name__)
 
 _CREATION_TIMEOUT = 5.0
 """How many seconds a creation that nobody wants any more is waited for."""
-_TERMINATION_TIMEOUT = 30.0
+_TERMINATION_TIMEOUT = 15.0
+_EXIT_TIMEOUT = 20.0
+"""For how many seconds, in all, the exit of the interpreter may be held up; and again by `_TERMINATE`."""
+_TERMINATE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import modal
+with ThreadPoolExecutor(16) as pool:
+    list(pool.map(lambda sandbox_id: modal.Sandbox.from_id(sandbox_id).terminate(), sys.argv[1:]))
+"""
 
 
 class SandboxPlace:
@@ -40,11 +53,15 @@ class SandboxPlace:
             "swerex-owner": f"{os.getpid()}-{socket.gethostname()}",
         }
         self._creation: Future[modal.Sandbox] | None = None
+        self._creations = 0
         self._made: list[modal.Sandbox] = []
         self._unwanted = threading.Event()
 
-    def create(self, create: Callable[[], modal.Sandbox], deadline: float) -> modal.Sandbox:
-        """Call `create`, which gives the sandbox the name and the tags, until it succeeds or `deadline`."""
+    def create(
+        self, create: Callable[[], modal.Sandbox], deadline: float, check: Callable[[], object]
+    ) -> modal.Sandbox:
+        """Call `create`, which gives the sandbox the name and the tags, until it succeeds, or `deadline`, or
+        `check` raises."""
 
         def run() -> modal.Sandbox:
             if self._unwanted.is_set():
@@ -60,14 +77,15 @@ class SandboxPlace:
             self._made.append(sandbox)
             # In this order, and in the other in `remove`, so that one of them sees what the other did.
             if self._unwanted.is_set():
-                sandbox.terminate()
+                _terminate(sandbox, time.monotonic() + _TERMINATION_TIMEOUT)
             return sandbox
 
         def start() -> Future[modal.Sandbox]:
+            self._creations += 1
             self._creation = start_call(run)
             return self._creation
 
-        return patiently(start, deadline, CREATE_PACE)
+        return patiently(start, deadline, check, CREATE_PACE)
 
     def remove(self) -> None:
         """Terminate the sandbox, if there is one. What is created only later is terminated then.
@@ -79,11 +97,22 @@ class SandboxPlace:
         if self._creation is not None:
             wait([self._creation], _CREATION_TIMEOUT)
         deadline = time.monotonic() + _TERMINATION_TIMEOUT
+        if _exit is not None:
+            deadline = min(deadline, _exit.deadline)
         try:
-            for sandbox in list(self._made) or patiently(lambda: start_call(self._find), deadline):
-                with suppress(NotFoundError):
-                    patiently(partial(start_call, sandbox.terminate), deadline)
-        except (modal.Error, TimeoutError) as error:
+            if _exit is not None and time.monotonic() > deadline:
+                raise TimeoutError("the interpreter exits")
+            for sandbox in list(self._made):
+                _terminate(sandbox, deadline)
+            if self._creations > len(self._made):
+                # Of some there was no answer, or it was lost.
+                for sandbox in patiently(lambda: start_call(self._find), deadline):
+                    _terminate(sandbox, deadline)
+        except Exception as error:
+            # The library passes on what its own libraries raise: of gRPC, HTTP/2 and HTTP.
+            if _exit is not None and self._made:
+                _exit.left += [sandbox.object_id for sandbox in self._made]
+                return
             raise SwerexException(
                 f"The sandbox with the tag swerex-id={self._id} could not be terminated: {error}\n"
                 "It ends itself when its lease runs out (auto_remove_after). Call stop() again, or stop it "
@@ -93,3 +122,48 @@ class SandboxPlace:
     def _find(self) -> list[modal.Sandbox]:
         """What Modal knows of and runs, whether its creation was answered or not."""
         return list(modal.Sandbox.list(app_id=self._app.app_id, tags={"swerex-id": self._id}))
+
+
+def _terminate(sandbox: modal.Sandbox, deadline: float) -> None:
+    """Terminate it, until Modal has taken that, or `deadline`. One that is gone is fine."""
+
+    def terminate() -> None:
+        try:
+            sandbox.terminate()
+        except ClientClosed:
+            # Somebody has called its detach().
+            modal.Sandbox.from_id(sandbox.object_id).terminate()
+
+    with suppress(NotFoundError):
+        patiently(lambda: start_call(terminate), deadline)
+
+
+class _Exit:
+    """That of the interpreter."""
+
+    def __init__(self) -> None:
+        self.deadline = time.monotonic() + _EXIT_TIMEOUT
+        self.left: list[str] = []
+        """The sandboxes that could not be terminated until then."""
+
+
+_exit: _Exit | None = None
+
+
+def remove_at_exit(stop: Callable[[], None]) -> None:
+    """Call `stop`, which removes all places, as the last thing that this process does with Modal.
+
+    What could not be terminated is left to a process of its own. In one that exits, the event loop of the
+    library has no more threads to look a host up, and so no way to a new connection if the old one is gone.
+    """
+    global _exit
+    _exit = _Exit()
+    stop()
+    if _exit.left:
+        command = [sys.executable, "-c", _TERMINATE, *_exit.left]
+        try:
+            subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_EXIT_TIMEOUT, check=True
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            _logger.error("These sandboxes end only when their lease runs out: %s (%s)", _exit.left, error)

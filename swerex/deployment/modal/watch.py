@@ -14,7 +14,8 @@ from swerex.deployment.modal.calls import call, start_call
 __all__ = ["SandboxWatch"]
 
 _MAX_AGE = 1.0
-_TIMEOUT = 5.0
+_TIMEOUT, _LOG_TIMEOUT = 2.0, 3.0
+"""Seconds that Modal may take to tell how a sandbox is, and what it has printed."""
 _LAST_ENTRIES, _LAST_CHARACTERS = 50, 4000
 _LOG_PAUSES = (0, 0.3, 0.5, 1)
 """Seconds between tries to get the log of a sandbox that has just ended, since it comes a little later."""
@@ -41,15 +42,16 @@ class SandboxWatch:
 
     def log(self) -> str:
         """The tail of what it printed, as far as Modal has it."""
+        return self._read_log(time.monotonic() + _LOG_TIMEOUT) or ""
+
+    def _read_log(self, deadline: float) -> str | None:
+        """The same; None: Modal does not tell."""
         # The library passes on what its own libraries raise, and nothing of it is worth to hide the error
         # that the log is to explain.
         with suppress(Exception):
-            entries = call(
-                lambda: start_call(lambda: list(self._sandbox.logs.tail(_LAST_ENTRIES))),
-                time.monotonic() + _TIMEOUT,
-            )
+            entries = call(lambda: start_call(lambda: list(self._sandbox.logs.tail(_LAST_ENTRIES))), deadline)
             return "".join(entry.message for entry in entries).strip()[-_LAST_CHARACTERS:]
-        return ""
+        return None
 
     def _ask(self) -> str:
         name = f"The sandbox {self._sandbox.object_id}"
@@ -62,17 +64,24 @@ class SandboxWatch:
             return ""
         if code is None:
             return ""
+        deadline = time.monotonic() + _LOG_TIMEOUT
         for pause in _LOG_PAUSES:
             time.sleep(pause)
-            if log := self.log():
+            log = self._read_log(deadline)
+            if log is None:
+                return f"{name} {_fate(code)}. Its log could not be read."
+            if log:
                 return f"{name} {_fate(code)}. Its log ends with:\n{log}"
         return f"{name} {_fate(code)}. Its log is empty."
 
 
 def _fate(code: int) -> str:
-    """What became of a sandbox. The codes 124 and 137 are Modal's own."""
+    """What became of a sandbox. The codes 124 and 137 are Modal's own; it says 0 also where it has ended a
+    sandbox for a reason that it does not tell."""
     if code == 124:
         return "was ended by Modal at its time limit (deployment_timeout)"
     if code == 137:
         return "was terminated, or killed for want of memory (exit code 137)"
+    if code == 0:
+        return "ended by itself, or was ended by Modal (exit code 0)"
     return f"ended with exit code {code}"
