@@ -22,13 +22,15 @@ from contextlib import suppress
 from functools import cache
 from types import FrameType
 from typing import Any
+from urllib.parse import parse_qsl
 
 from flask import Flask, Response, g, request
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 from waitress.server import create_server
 from waitress.task import ThreadedTaskDispatcher
-from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import BadRequest, HTTPException, UnprocessableEntity
 from werkzeug.wsgi import wrap_file
 
 from swerex import REMOTE_EXECUTABLE_NAME, __version__
@@ -58,6 +60,7 @@ from swerex.runtime.wire import (
     REQUEST_ID_HEADER,
     TEXT,
     encode_exception,
+    encode_model,
 )
 
 __all__ = ["create_app", "main"]
@@ -67,6 +70,7 @@ _LONGEST_WAIT = 600
 
 _LARGE = 1 << 16
 _TOKEN = re.compile(r"[!-~]+")
+_REQUEST_ID = re.compile(r"[!-+\--~]{1,100}")
 
 
 def create_app(
@@ -131,8 +135,8 @@ def create_app(
     def answer(call: Callable[[OnOutput | None], BaseModel], *, divisible: bool = True) -> Response:
         """Let the registry run the call, and wait for it; for as long as the client wants, if `divisible`."""
         request_id = request.headers.get(REQUEST_ID_HEADER)
-        if request_id is not None and not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", request_id):
-            raise BadRequest(f"{REQUEST_ID_HEADER} must be 1 to 100 letters, digits, - and _")
+        if request_id is not None and not _REQUEST_ID.fullmatch(request_id):
+            raise BadRequest(f"{REQUEST_ID_HEADER} must be 1 to 100 visible ASCII characters without commas")
         wait = _preferred_wait() if request_id and divisible else None
         try:
             work = _work(call, text=TEXT in request.accept_mimetypes.values())
@@ -156,7 +160,7 @@ def create_app(
         adapter = cache(lambda: TypeAdapter(model))
 
         def view() -> Response:
-            body = adapter().validate_json(request.get_data(cache=False))
+            body = _validate(adapter(), request.get_data(cache=False))
             return answer(lambda on_output: call(body, on_output))
 
         app.post(path, endpoint=path)(view)
@@ -171,10 +175,10 @@ def create_app(
     def write_file() -> Response:
         data = request.get_data(cache=False)
         if request.mimetype == TEXT:
-            fields = {"path": request.args.get("path"), "content": data}
+            fields = {"path": _args().get("path"), "content": data}
             body = WriteFileRequest.model_validate(fields)
         else:
-            body = WriteFileRequest.model_validate_json(data)
+            body = _validate(TypeAdapter(WriteFileRequest), data)
         return answer(lambda _: runtime.write_file(body))
 
     @app.post("/close")
@@ -191,8 +195,8 @@ def create_app(
             return upload_part()
         file, target = request.files.get("file"), request.form.get("target_path")
         if file is None or not target or "\0" in target:
-            raise BadRequest("An upload is a form with a `file`, a `target_path` and `unzip`")
-        unzip = request.form.get("unzip", "false").lower() == "true"
+            raise UnprocessableEntity("An upload is a form with a `file`, a `target_path` and `unzip`")
+        unzip = TypeAdapter(bool).validate_python(request.form.get("unzip", "false"))
 
         def store(_: OnOutput | None) -> BaseModel:
             if unzip:
@@ -208,10 +212,10 @@ def create_app(
         return answer(store, divisible=False)
 
     def upload_part() -> Response:
-        args = request.args
+        args = _args()
         target, upload_id, number = args.get("target"), args.get("upload"), args.get("part", type=int)
         if not target or "\0" in target or not upload_id or number is None:
-            raise BadRequest("A part of an upload names its `target`, `upload` and `part`")
+            raise UnprocessableEntity("A part of an upload names its `target`, `upload` and `part`")
         data, last = request.get_data(cache=False), args.get("last") == "1"
 
         def add(_: OnOutput | None) -> BaseModel:
@@ -234,7 +238,7 @@ def _work(call: Callable[[OnOutput | None], BaseModel], *, text: bool) -> Work:
             if text and isinstance(response, ReadFileResponse):
                 with suppress(UnicodeEncodeError):
                     return Answer(200, response.content.encode(), TEXT)
-            return Answer(200, _encode(response))
+            return Answer(200, encode_model(response))
         except Exception as error:
             # Whatever it is, it is the caller's to see.
             return Answer(EXCEPTION_STATUS, json.dumps(encode_exception(error), default=str).encode())
@@ -242,17 +246,30 @@ def _work(call: Callable[[OnOutput | None], BaseModel], *, text: bool) -> Work:
     return run
 
 
-def _encode(response: BaseModel) -> bytes:
+def _validate(adapter: TypeAdapter[Any], data: bytes) -> Any:
+    """The model in a body."""
     try:
-        return to_json(response)
-    except PydanticSerializationError:
-        # Lone surrogates, from reading a file with the error handler "surrogateescape".
-        return json.dumps(dict(response)).encode()
+        return adapter.validate_json(data)
+    except ValidationError as error:
+        if error.errors()[0]["type"] != "json_invalid":
+            raise
+        # A lone surrogate, from the name of a file that is no UTF-8, is JSON to others than pydantic.
+        try:
+            found = json.loads(data)
+        except (ValueError, RecursionError):
+            raise error from None
+        return adapter.validate_python(found)
+
+
+def _args() -> MultiDict[str, str]:
+    """The arguments in the address, where a path need not be UTF-8."""
+    query = request.query_string.decode("latin-1")
+    return MultiDict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
 
 
 def _preferred_wait() -> float | None:
     """How many seconds the client wants to wait for an answer: RFC 7240. None: until it is there."""
-    found = re.search(r"(?:^|[\s,;])wait\s*=\s*(\d{1,9})\b", request.headers.get("Prefer", ""))
+    found = re.search(r"(?:^|[\s,;])wait\s*=\s*(\d{1,9})\b", request.headers.get("Prefer", ""), re.IGNORECASE)
     return min(int(found[1]), _LONGEST_WAIT) if found else None
 
 

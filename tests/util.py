@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def read_pid(path: Path) -> int:
 
 def needs(command: str) -> None:
     """Skip the test where this program is not installed; in CI everything is, or the test fails."""
-    program = command.split()[0]
+    program = next(word for word in shlex.split(command) if "=" not in word)
     if shutil.which(program) is None and not os.environ.get("CI"):
         pytest.skip(f"{program} is not installed")
 

@@ -12,7 +12,7 @@ import os
 import threading
 import warnings
 import weakref
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable
 from types import TracebackType
 from typing import Generic
@@ -161,12 +161,13 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
 
         return obituary
 
-    @abstractmethod
+    # Not abstract, since a class may have a start() and a stop() of its own.
     def _create(self) -> RuntimeT:
         """Make the place, and return the runtime that reaches it, without waiting for an answer.
 
         Note on `self` what is to be made before it is made, so that `_remove` finds it after an interrupt.
         """
+        raise TypeError(f"{type(self).__name__} must define _create(), or a start() and stop() of its own")
 
     # A covariant parameter is sound here: it is only ever what `_create` of the same class returned.
     def _wait_until_alive(self, runtime: RuntimeT) -> None:  # type: ignore[misc]

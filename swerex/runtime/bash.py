@@ -82,8 +82,10 @@ class BashSession:
 
     def _source(self, path: str, deadline: float) -> str:
         """Source a startup file; what it printed. Its exit status does not matter, as in an rc file."""
-        home = self._env.get("HOME", "")
-        file = os.path.join(self._cwd, re.sub(r"^~(?=/|$)", lambda _: home, path))
+        # As the shell would expand the word.
+        path = re.sub(r"^~(?=/|$)", "$HOME", path)
+        path = re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda name: self._env.get(name[1] or name[2], name[0]), path)
+        file = os.path.join(self._cwd, path)
         where = f"the startup file {file!r} of session {self.name!r}"
         text = Path(file).read_bytes()
         if not self._checker.parses(Path(file)):
@@ -141,7 +143,7 @@ class BashSession:
             self._shell.replace_if_ended()
             lost = exchange.lost
             exchange = self._send(action, deadline)
-            search = exchange.expect(patterns if action.is_interactive_command else ())
+            search = exchange.expect(patterns)
             return self._conclude(action, exchange, search, deadline, on_output, lost=lost)
 
     @contextmanager
@@ -234,11 +236,14 @@ class BashSession:
                 extra_info={"output": output},
             )
         if match:
+            # What was started as an ordinary command is a program to talk to now, of unknown status.
+            ordinary = not (action.is_interactive_command or action.is_interactive_quit)
+            self._interactive = True
             return BashObservation(
                 output=output,
-                exit_code=_unless_ignored(action, 0),
+                exit_code=None if ordinary else _unless_ignored(action, 0),
                 failure_reason=lost,
-                expect_string=match.text,
+                expect_string=match.pattern,
             )
         if not result:
             waited_for = f" None of {action.expect!r} came." if action.expect else ""
@@ -268,7 +273,7 @@ class BashSession:
                 f"Its output:\n{shown(output)}",
                 extra_info={**info, "exit_code": None},
             )
-        if action.check == "raise" and status:
+        if action.check == "raise" and status and not action.is_interactive_quit:
             raise failed(_short(action.command), status, action.error_msg, lost, info)
         return BashObservation(output=output, exit_code=_unless_ignored(action, status), failure_reason=lost)
 
@@ -296,7 +301,7 @@ class BashSession:
                 output = exchange.report_until(match)
                 exchange.forget()
         if match:
-            return BashObservation(output=output, exit_code=0, expect_string=match.text)
+            return BashObservation(output=output, exit_code=0, expect_string=match.pattern)
         if self._shell.closed:
             raise SessionDoesNotExistError(f"Session {self.name!r} was closed", extra_info={"output": output})
         if not exchange.over:

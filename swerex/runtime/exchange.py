@@ -28,7 +28,8 @@ class Match(NamedTuple):
 
     begin: int
     end: int
-    text: str
+    pattern: str
+    """Which of the patterns was found."""
 
 
 _LONGEST_MATCH = 1 << 14
@@ -79,7 +80,9 @@ class Exchange:
         if last_status:
             # The left side of && neither ends a shell with `set -e` nor runs a trap on ERR.
             status = b" (\\exit %d) && \\builtin :;" % last_status
-        return b"{ %s%s%s } >/dev/null 2>&1; %s\n" % (setup, self._print("S"), status, text)
+        # The last word of what stands before the command is in its $_.
+        begin = b"%s%s \\builtin :;%s" % (setup, self._print("S"), status)
+        return b"{ %s } >/dev/null 2>&1; %s\n" % (begin, text)
 
     def lines(self, script: Path, terminal: str, prefix: bytes = b"", reporter: Path | None = None) -> bytes:
         """What the shell is to read. `prefix` stands before the sourcing of the script.
@@ -218,11 +221,12 @@ class Exchange:
             # Surrogates make positions in the text into positions in the bytes again.
             text = self._buffer[start:].decode("utf-8", "surrogateescape")
             searcher = searcher_re(patterns)
-            if searcher.search(text, len(text)) < 0:
+            index = searcher.search(text, len(text))
+            if index < 0:
                 return None
             begin = start + len(text[: searcher.start].encode("utf-8", "surrogateescape"))
-            found = text[searcher.start : searcher.end].encode("utf-8", "surrogateescape")
-            return Match(begin, begin + len(found), found.decode("utf-8", "backslashreplace"))
+            end = begin + len(text[searcher.start : searcher.end].encode("utf-8", "surrogateescape"))
+            return Match(begin, end, patterns[index].pattern)
 
         return search
 

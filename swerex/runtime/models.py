@@ -129,7 +129,8 @@ class BashAction(_Model):
     error_msg: str = ""
     """Put before the message of a `NonZeroExitCodeError`."""
     expect: list[str] = []
-    """Regular expressions, as pexpect's: the earliest match in the output counts."""
+    """Regular expressions, as pexpect's: the earliest match in the output counts. Of an ordinary command it
+    ends the wait too; then the exit code is None, and what goes on is a program to talk to."""
     action_type: Literal["bash"] = "bash"
 
     @model_validator(mode="after")
@@ -165,7 +166,7 @@ class BashObservation(_Model):
     failure_reason: str = ""
     """What happened to the shell itself, when the command took it along."""
     expect_string: str = ""
-    """The text that matched one of the action's `expect`."""
+    """Which of the action's `expect` was found. What it matched is not in `output`."""
     session_type: Literal["bash"] = "bash"
 
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from pydantic import BaseModel
-from pydantic_core import to_json
 from typing_extensions import Self
 
 from swerex.exceptions import SandboxDiedError, SwerexException
@@ -44,7 +43,7 @@ from swerex.runtime.archive import pack, pack_zip
 from swerex.runtime.client import OPERATION_TIMEOUT, PATIENCE_IF_GONE, SMALL, Client, LiveOutput
 from swerex.runtime.config import RemoteRuntimeConfig
 from swerex.runtime.transport import AnswerTooLargeError, ExchangeError
-from swerex.runtime.wire import TEXT
+from swerex.runtime.wire import TEXT, encode_model
 from swerex.utils.log import get_logger
 
 __all__ = ["RemoteRuntime"]
@@ -55,6 +54,8 @@ _PART = 8 << 20
 """How many bytes of an upload go in one request, about."""
 _LARGE = 1 << 30
 """How many bytes an answer may have that brings output or the content of a file."""
+_OBITUARY_TIMEOUT = 1.0
+"""For how many seconds `is_alive` waits to be told how the sandbox has ended."""
 
 
 class RemoteRuntime(AbstractRuntime):
@@ -65,13 +66,14 @@ class RemoteRuntime(AbstractRuntime):
     """
 
     def __init__(
-        self, *, logger: Logger | None = None, obituary: Callable[[], str] = str, **kwargs: Any
+        self, *, logger: Logger | None = None, obituary: Callable[[], str] | None = None, **kwargs: Any
     ) -> None:
         """Keyword arguments as `RemoteRuntimeConfig`. `obituary` says why the sandbox has ended, and nothing
         as long as it may live: who made the sandbox may know before the network shows it."""
         self._config = RemoteRuntimeConfig(**kwargs)
         self.logger = logger or get_logger("rex-runtime")
-        self._client = Client(self._config, obituary)
+        self._client = Client(self._config, obituary or str)
+        self._has_obituary = obituary is not None
 
     @classmethod
     def from_config(cls, config: RemoteRuntimeConfig) -> Self:
@@ -79,12 +81,16 @@ class RemoteRuntime(AbstractRuntime):
 
     def is_alive(self, *, timeout: float | None = None) -> IsAliveResponse:
         """Whether the server answers; `timeout` defaults to that of the config."""
+        timeout = self._config.timeout if timeout is None else timeout
+        # A server that ends is missed some moments before anybody can tell how it has ended.
+        deadline = time.monotonic() + (min(timeout, _OBITUARY_TIMEOUT) if self._has_obituary else 0)
         try:
-            answer = self._client.ask_alive(self._config.timeout if timeout is None else timeout)
-            return parse(answer, IsAliveResponse)
+            return parse(self._client.ask_alive(timeout), IsAliveResponse)
         except Exception as error:
             # A server may answer with an exception of any class that it likes.
-            reason = self._client.obituary() or f"{self._client.url} does not answer: {error}"
+            while not (reason := self._client.obituary()) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            reason = reason or f"{self._client.url} does not answer: {error}"
             return IsAliveResponse(is_alive=False, message=reason)
 
     def wait_until_alive(self, *, timeout: float = 60.0) -> None:
@@ -145,7 +151,7 @@ class RemoteRuntime(AbstractRuntime):
         )
 
     def read_file(self, request: ReadFileRequest) -> ReadFileResponse:
-        body = to_json(request)
+        body = encode_model(request)
         answer = self._client.post(
             "/read_file", body, "application/json", timeout=OPERATION_TIMEOUT, limit=_LARGE, accept=TEXT
         )
@@ -159,7 +165,7 @@ class RemoteRuntime(AbstractRuntime):
     def write_file(self, request: WriteFileRequest) -> WriteFileResponse:
         if not self._client.knows_ids():
             return self._call("/write_file", request, WriteFileResponse)
-        path = f"/write_file?{urlencode({'path': request.path})}"
+        path = f"/write_file?{urlencode({'path': request.path}, errors='surrogateescape')}"
         answer = self._client.post(path, request.content.encode(), TEXT, timeout=OPERATION_TIMEOUT)
         return parse(answer, WriteFileResponse)
 
@@ -172,7 +178,8 @@ class RemoteRuntime(AbstractRuntime):
 
         def send(*, last: bool) -> None:
             query = urlencode(
-                {"target": request.target_path, "upload": upload_id, "part": number, "last": int(last)}
+                {"target": request.target_path, "upload": upload_id, "part": number, "last": int(last)},
+                errors="surrogateescape",
             )
             answer = self._client.post(
                 f"/upload?{query}", b"".join(part), "application/x-tar", timeout=OPERATION_TIMEOUT
@@ -242,7 +249,7 @@ class RemoteRuntime(AbstractRuntime):
     ) -> _Response:
         live = LiveOutput(on_output)
         answer = self._client.post(
-            path, to_json(request), "application/json", timeout=timeout, live=live, limit=limit
+            path, encode_model(request), "application/json", timeout=timeout, live=live, limit=limit
         )
         try:
             response = parse(answer, response_type)

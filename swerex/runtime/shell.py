@@ -21,14 +21,17 @@ from swerex.runtime.terminal import Terminal
 __all__ = ["Shell", "ending", "find_bash"]
 
 # Run by a shell that exits, with its status. What bash itself defines comes along; it refuses that when it is
-# read again.
+# read again. A function may have been defined with extglob, which it needs to be read again, and which may be
+# off by now.
 _SAVE = r"""\builtin trap -- '' HUP INT TERM
 {
+\builtin printf '\\builtin shopt -s extglob\n'
 \builtin declare -p
 \builtin declare -f
 \builtin alias -p
 \builtin umask -p
-\builtin printf '\\builtin cd -- %%q\n' "${PWD-.}"
+\builtin shopt -p extglob
+\builtin printf '\\builtin cd -- %%q\nOLDPWD=%%q\n' "${PWD-.}" "${OLDPWD-}"
 } >|%s 2>/dev/null
 \builtin return "$1"
 """
@@ -99,7 +102,8 @@ class Shell:
         self._terminal = terminal = Terminal(self._bash, env, self._cwd, self._on_output, self._on_exit)
         self._write("save", (_SAVE % shlex.quote(str(self._folder / "state"))).encode())
         self._write("report", (_REPORT % shlex.quote(str(self._folder / "trap"))).encode())
-        setup = f"PS1= PS2=; {restore} {self._trap()}"
+        # It prints nothing, and yet is not empty, by which many startup files tell a shell without a user.
+        setup = rf"PS1='\[\]' PS2=; {restore} {self._trap()}"
         script = self._write("c", exchange.script(os.fsencode(setup), 0))
         terminal.command(exchange.lines(script, terminal.path))
         if not self.wait(exchange, deadline):
@@ -264,10 +268,11 @@ class Shell:
                         finally:
                             self.changed.acquire()
                         continue
-                    if exchange.over or self.closed:
-                        return True
+                    # In this order, so that what is found does not depend on how soon the command ends.
                     if match := search():
                         return match
+                    if exchange.over or self.closed:
+                        return True
                     remaining = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
                     if remaining <= 0:
                         return False

@@ -81,7 +81,8 @@ os.register_at_fork(after_in_child=_forget_connections)
 
 
 _exchange = threading.local()
-"""Of this thread: the deadline of what it exchanges now, for `_Response`."""
+"""Of this thread, for `_Response`: the deadline of what it exchanges now, and whether the connection is to be
+closed after that."""
 
 
 class _Response(http.client.HTTPResponse):
@@ -92,6 +93,11 @@ class _Response(http.client.HTTPResponse):
         if (deadline := getattr(_exchange, "deadline", None)) is not None:
             raw = self.fp.detach()
             self.fp = io.BufferedReader(_UntilDeadline(raw, sock, deadline))
+
+    def begin(self) -> None:
+        super().begin()
+        # A server that was asked to close it does so, whether its answer says that or not: RFC 9112, 9.6.
+        self.will_close = self.will_close or getattr(_exchange, "closes", False)
 
 
 class _UntilDeadline(io.RawIOBase):
@@ -237,6 +243,7 @@ class Transport:
         if read_timeout is not None:
             read_timeout = min(max(read_timeout, 0.001), _LONGEST)
         _exchange.deadline = deadline
+        _exchange.closes = request.headers.get("Connection") == "close"
         connect_timeout = min(
             self._connect_timeout, self._connect_timeout if read_timeout is None else read_timeout
         )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import json
 import logging
 import traceback
 from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_json
 
 import swerex.exceptions
 
@@ -19,6 +23,7 @@ __all__ = [
     "TEXT",
     "decode_exception",
     "encode_exception",
+    "encode_model",
 ]
 
 API_KEY_HEADER = "X-API-Key"
@@ -34,6 +39,10 @@ OUTPUT_HEADER = "X-Swerex-Output"
 TEXT = "text/plain"
 """The type of a file's content in UTF-8, between our own two ends: a large one takes its time as JSON."""
 EXCEPTION_STATUS = 511
+_LONGEST_PART = 100
+"""How much of a text or of bytes that can't be coded crosses with the exception."""
+_LONGEST_GAP = 64 << 20
+"""Up to where, in bytes or characters, the place of that is told in the message too."""
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +54,15 @@ _BUILTIN: dict[str, type[Exception]] = {
     for name, value in vars(builtins).items()
     if isinstance(value, type) and issubclass(value, Exception)
 }
+
+
+def encode_model(model: BaseModel) -> bytes:
+    """The body of a request, or of an answer."""
+    try:
+        return to_json(model)
+    except PydanticSerializationError:
+        # Lone surrogates, from the name or the content of a file that is no UTF-8.
+        return json.dumps(dict(model)).encode()
 
 
 def encode_exception(error: Exception) -> dict[str, Any]:
@@ -71,11 +89,14 @@ def _extra_info(error: Exception) -> dict[str, Any]:
             "filename": name if isinstance(name, str) else None,
         }
     if isinstance(error, UnicodeDecodeError | UnicodeEncodeError):
+        # Its message names what stands there.
+        part = error.object[error.start : error.end][:_LONGEST_PART]
         return {
             "encoding": error.encoding,
             "start": error.start,
             "end": error.end,
             "reason": error.reason,
+            "object": part.hex() if isinstance(part, bytes) else part,
         }
     return {}
 
@@ -109,9 +130,11 @@ def _builtin(kind: type[Exception], message: str, info: dict[str, Any]) -> Excep
         if issubclass(kind, UnicodeDecodeError | UnicodeEncodeError):
             encoding, reason = str(info.get("encoding", "unknown")), str(info.get("reason", message))
             start, end = int(info.get("start", 0)), int(info.get("end", 0))
+            part = str(info.get("object", ""))
+            before = min(start, _LONGEST_GAP)
             if issubclass(kind, UnicodeDecodeError):
-                return kind(encoding, b"", start, end, reason)
-            return kind(encoding, "", start, end, reason)
+                return kind(encoding, bytes(before) + bytes.fromhex(part), start, end, reason)
+            return kind(encoding, " " * before + part, start, end, reason)
         return kind(message)
     except (TypeError, ValueError, OverflowError):
         # Some want other arguments than a message.

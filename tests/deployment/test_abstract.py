@@ -227,6 +227,20 @@ def test_stop_in_the_middle_of_start_leaves_nothing(deployment):
     assert running(deployment) == [False]
 
 
+def test_a_class_may_have_a_start_and_a_stop_of_its_own():
+    class Own(AbstractDeployment):
+        def start(self):
+            self._runtime = DummyRuntime()
+
+        def stop(self):
+            self._runtime = None
+
+    with Own() as deployment:
+        assert deployment.is_alive()
+    with pytest.raises(TypeError, match="must define _create"):
+        AbstractDeployment().start()
+
+
 def test_many_threads_start_one_place(deployment):
     threads = [threading.Thread(target=deployment.start) for _ in range(8)]
     for thread in threads:

@@ -517,6 +517,23 @@ def test_an_expression_that_is_none_is_the_callers_fault(server: Server) -> None
     post(server, "/close_session", {"session": "expressions"})
 
 
+@pytest.mark.parametrize("missing", ["file", "target_path"])
+def test_an_upload_without_what_it_needs_does_not_validate(server: Server, missing: str) -> None:
+    parts = {"file": (f'{FILE}"', b"text"), "target_path": ('target_path"', b"/not/to/be/written")}
+    del parts[missing]
+    reply = ask(server, "POST", "/upload", *form(*parts.values()))
+    assert reply.status == 422
+    assert_json(reply)
+
+
+@pytest.mark.parametrize(("unzip", "status"), [(b"maybe", 422), (b"1", 511), (b"0", 200), (b"False", 200)])
+def test_an_upload_is_an_archive_or_none(server: Server, tmp_path: Path, unzip: bytes, status: int) -> None:
+    target = tmp_path / "target"
+    parts = [(f'{FILE}"', b"text"), ('target_path"', bytes(target)), ('unzip"', unzip)]
+    assert ask(server, "POST", "/upload", *form(*parts)).status == status
+    assert target.is_file() == (status == 200)
+
+
 # Headers.
 
 
@@ -533,6 +550,12 @@ def test_any_preference(server: Server, value: str) -> None:
     reply = post(server, "/execute", {"command": ["true"]}, headers)
     assert reply.status in (200, 202)
     assert_json(reply)
+
+
+@pytest.mark.parametrize("value", ["wait=0", "Wait=0", "respond-async, WAIT = 0"])
+def test_a_preference_is_understood_in_any_case(server: Server, value: str) -> None:
+    headers = {"Prefer": value, "X-Request-ID": f"{value[:4]}.{len(value)}:1"}
+    assert post(server, "/execute", {"command": ["sleep", "0.5"]}, headers).status == 202
 
 
 @few

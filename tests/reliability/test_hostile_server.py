@@ -143,6 +143,20 @@ def execute(runtime: AbstractRuntime) -> object:
     return runtime.execute(Command(command=["true"], timeout=1))
 
 
+def test_a_server_that_closes_a_connection_without_saying_so(liar: Liar) -> None:
+    """It was asked to, and need not repeat that."""
+    liar.ours = False
+
+    def answer(handler: _Handler) -> None:
+        handler.close_connection = True
+        handler.reply(200, {"stdout": "", "stderr": "", "exit_code": 0})
+
+    liar.answer = answer
+    runtime = liar.runtime()
+    for _ in range(300):
+        assert runtime.execute(Command(command=["true"])).exit_code == 0
+
+
 # Exceptions.
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from swerex.runtime.abstract import AbstractRuntime, ReadFileRequest, WriteFileRequest
+from swerex.runtime.abstract import (
+    AbstractRuntime,
+    Command,
+    ReadFileRequest,
+    Session,
+    UploadRequest,
+    WriteFileRequest,
+)
 
 TEXTS = {
     "nothing": "",
@@ -67,8 +74,9 @@ def test_an_error_handler_can_be_given(runtime: AbstractRuntime, tmp_path: Path,
 def test_broken_text_is_an_error(runtime: AbstractRuntime, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc\xff")
-    with pytest.raises(UnicodeDecodeError):
+    with pytest.raises(UnicodeDecodeError) as caught:
         runtime.read_file(ReadFileRequest(path=str(path)))
+    assert str(caught.value) == "'utf-8' codec can't decode byte 0xff in position 3: invalid start byte"
 
 
 @pytest.mark.parametrize(
@@ -164,3 +172,13 @@ def test_many_threads_write_and_read(runtime: AbstractRuntime, tmp_path: Path) -
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(pass_on, range(64))) == [f"{number}" * 1000 for number in range(64)]
+
+
+def test_a_name_that_is_no_utf_8(runtime: AbstractRuntime, session: Session, tmp_path: Path) -> None:
+    path = f"{tmp_path}/a\udcff"
+    runtime.write_file(WriteFileRequest(path=path, content="written"))
+    assert runtime.read_file(ReadFileRequest(path=path)).content == "written"
+    assert session.run(f"cat '{path}'", timeout=5).output == "written"
+    assert runtime.execute(Command(command=["cat", path])).stdout == "written"
+    runtime.upload(UploadRequest(source_path=path, target_path=f"{tmp_path}/b\udcff"))
+    assert Path(f"{tmp_path}/b\udcff").read_text() == "written"

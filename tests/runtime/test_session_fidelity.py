@@ -38,6 +38,11 @@ TEXTS = {
 }
 
 
+def test_nothing_of_ours_is_in_the_last_word(session: Session) -> None:
+    session.run("true some word", timeout=5)
+    assert session.run("echo $_", timeout=5).output == ":\n"
+
+
 @every_term
 @pytest.mark.parametrize("which", TEXTS)
 def test_text_passes_unchanged(session: Session, which: str) -> None:

@@ -161,7 +161,7 @@ def test_a_shell_in_the_shell_in_the_shell(session: Session) -> None:
 
 def test_the_shells_own_read(session: Session) -> None:
     observation = ask(session, "read -p 'name? ' name", r"name\? ")
-    assert (observation.output, observation.expect_string) == ("", "name? ")
+    assert (observation.output, observation.expect_string) == ("", r"name\? ")
     assert leave(session, "Bob Bobson").output == ""
     assert session.run("echo $name", timeout=5).output == "Bob Bobson\n"
 
@@ -226,10 +226,34 @@ def test_the_earliest_match_counts(session: Session) -> None:
     assert (observation.output, observation.expect_string) == ("one", "A")
 
 
-def test_the_text_that_matched_is_told(session: Session) -> None:
+def test_the_pattern_that_was_found_is_told(session: Session) -> None:
     ask(session, PYTHON, PYTHON_PROMPT)
-    observation = ask(session, "print('one', 6 * 7, 'two')", "[0-9]{2}")
-    assert (observation.output, observation.expect_string) == ("one ", "42")
+    expect = ["never", "[0-9]{2}"]
+    observation = ask(session, "print('one', 6 * 7, 'two')", *expect)
+    assert (observation.output, expect.index(observation.expect_string)) == ("one ", 1)
+
+
+def test_what_is_expected_of_an_ordinary_command_leaves_a_program_to_talk_to(session: Session) -> None:
+    observation = session.run(f"{PYTHON} -q", expect=[PYTHON_PROMPT], timeout=15)
+    assert (observation.expect_string, observation.exit_code) == (PYTHON_PROMPT, None)
+    assert ask(session, "6 * 7", PYTHON_PROMPT).output == "42\n"
+    leave(session, "quit()")
+    assert_next_is_right(session)
+
+
+@pytest.mark.parametrize("pause", ["", "; sleep 0.3"])
+def test_what_is_expected_is_found_whether_the_command_has_ended_or_not(session: Session, pause: str) -> None:
+    observation = session.run(f"echo before; echo now{pause}", expect=["now"], timeout=5)
+    assert (observation.output, observation.expect_string) == ("before\n", "now")
+    session.interrupt()
+    assert_next_is_right(session)
+
+
+@pytest.mark.parametrize("line", ["import sys; sys.exit(3)", "import os; os._exit(3)"])
+def test_the_status_of_a_program_that_is_quit_is_told_and_no_error(session: Session, line: str) -> None:
+    ask(session, PYTHON, PYTHON_PROMPT)
+    assert leave(session, line).exit_code == 3
+    assert_next_is_right(session)
 
 
 def test_the_echo_is_no_match(session: Session) -> None:
@@ -349,5 +373,5 @@ def test_a_session_with_a_program_can_be_closed(runtime: AbstractRuntime, name: 
 
 def test_a_secret_prompt_is_a_regular_expression(session: Session) -> None:
     observation = ask(session, "printf 'a\\nPassword for bob: '; read -s x", r"(?i)password for \w+: $")
-    assert (observation.output, observation.expect_string) == ("a\n", "Password for bob: ")
+    assert (observation.output, observation.expect_string) == ("a\n", r"(?i)password for \w+: $")
     assert leave(session, "secret").output == ""

@@ -53,6 +53,23 @@ def test_files_see_the_environment_and_the_folder(
         assert session.output == f"5\n{tmp_path.resolve()}\ndumb\n"
 
 
+def test_a_file_that_asks_whether_anybody_talks_to_the_shell(
+    runtime: AbstractRuntime, name: str, write: Write
+) -> None:
+    """As those of many distributions do."""
+    guarded = write('case $- in *i*) ;; *) return ;; esac\n[ -z "$PS1" ] && return\nx=set\n')
+    with runtime.session(name, startup_source=[guarded]) as session:
+        assert session.run("echo $x", timeout=5).output == "set\n"
+
+
+def test_the_path_of_a_file_may_name_variables(runtime: AbstractRuntime, name: str, tmp_path: Path) -> None:
+    (tmp_path / "rc").write_text("echo sourced\n")
+    for path in ("~/rc", "$HOME/rc", "${HOME}/rc", "$FOLDER/rc"):
+        env = {"HOME": str(tmp_path), "FOLDER": str(tmp_path)}
+        with runtime.session(name, startup_source=[path], env=env) as session:
+            assert session.output == "sourced\n"
+
+
 def test_a_file_may_change_the_folder(runtime: AbstractRuntime, name: str, write: Write) -> None:
     with runtime.session(name, startup_source=[write("cd /")], cwd="/tmp") as session:
         assert session.run("pwd", timeout=5).output == "/\n"

@@ -105,6 +105,9 @@ def test_a_subshell_that_ends_is_nothing_special(session: Session) -> None:
         ("readonly r=5", "echo $r", "5\n"),
         ("mkdir sub; cd sub", 'echo "${PWD##*/}"', "sub\n"),
         ("TERM=vt100", "echo $TERM", "vt100\n"),
+        ("mkdir sub; cd sub; cd ..", 'echo "${OLDPWD##*/}"', "sub\n"),
+        ("shopt -s extglob\nf() { [[ ab = @(ab|c) ]] && echo yes; }; shopt -u extglob", "f", "yes\n"),
+        ("shopt -s extglob", "[[ ab = @(ab|c) ]] && echo yes", "yes\n"),
     ],
     ids=lambda text: text,
 )
