@@ -59,8 +59,8 @@ def fargate() -> Iterator[Make]:
 
 
 def modal() -> AbstractContextManager[Make]:
-    """A stand-in for Modal that really runs the sandboxes."""
-    return modal_deployments("process")
+    """A stand-in for Modal that really runs the sandboxes: in containers, if it can have some."""
+    return modal_deployments("process" if missing_engine("docker") else "container")
 
 
 DEPLOYMENTS: dict[str, Callable[[], AbstractContextManager[Make]]] = {
@@ -75,7 +75,15 @@ DEPLOYMENTS: dict[str, Callable[[], AbstractContextManager[Make]]] = {
 
 @contextmanager
 def engine(name: Literal["docker", "podman"]) -> Iterator[Make]:
-    """A container engine of this machine. Skips where there is none; in CI there are both."""
+    """A container engine of this machine. Skips where there is none."""
+    if reason := missing_engine(name):
+        pytest.skip(reason)
+    config = DockerDeploymentConfig(image=IMAGE, pull="never", container_runtime=name)
+    yield lambda: get_deployment(config)
+
+
+def missing_engine(name: Literal["docker", "podman"]) -> str:
+    """Why there is no such engine; empty: there is. In CI there are both, or it raises."""
     from swerex.deployment.docker.engine import connect
 
     try:
@@ -83,6 +91,5 @@ def engine(name: Literal["docker", "podman"]) -> Iterator[Make]:
     except DeploymentStartupError as error:
         if os.environ.get("CI"):
             raise
-        pytest.skip(str(error))
-    config = DockerDeploymentConfig(image=IMAGE, pull="never", container_runtime=name)
-    yield lambda: get_deployment(config)
+        return str(error)
+    return ""

@@ -28,7 +28,7 @@ def a_shell_in_the_shell(session: Session) -> None:
 def questions(session: Session, folder: str) -> None:
     """`read` with a prompt, and a script that asks several questions."""
     observation = _ask(session, "read -p 'name? ' name", r"name\? ")
-    equal((observation.output, observation.expect_string), ("", "name? "))
+    equal((observation.output, observation.expect_string), ("", r"name\? "))
     equal(_leave(session, "Bob Bobson").output, "")
     equal(session.run("echo $name", timeout=10).output, "Bob Bobson\n")
     script = (
