@@ -26,7 +26,7 @@ def attempts(request: pytest.FixtureRequest) -> Iterator[Attempts]:
     names = dict.fromkeys(name for name, _ in found)
     # What they need is prepared here, and given back in the reverse order: some of it is in the environment.
     with ExitStack() as stack:
-        threads = []
+        threads: dict[str, threading.Thread] = {}
         for name in names:
             wanted = {check: future for (other, check), future in found.items() if other == name}
             try:
@@ -34,11 +34,14 @@ def attempts(request: pytest.FixtureRequest) -> Iterator[Attempts]:
             except (Exception, pytest.skip.Exception) as error:
                 give_up(wanted, error)
             else:
-                threads.append(threading.Thread(target=make_all, args=[make, wanted]))
-        for thread in threads:
+                threads[name] = threading.Thread(target=make_all, args=[make, wanted])
+        for thread in threads.values():
             thread.start()
+        if "local" in threads:
+            # Its commands see the environment of this process, which pytest changes with each test.
+            threads["local"].join()
         yield found
-        for thread in threads:
+        for thread in threads.values():
             thread.join()
 
 
