@@ -188,7 +188,8 @@ class FargateDeploymentConfig(BaseModel):
     security_group_prefix: str = "swe-rex-deployment-sg"
     """How the name of the security group begins."""
     fargate_args: dict[str, Any] = {}
-    """More arguments for boto3's ``run_task``, merged into those that it is called with."""
+    """More arguments for boto3's ``run_task``, merged into those that it is called with: all but ``count``,
+    ``startedBy`` and ``clientToken``."""
     container_timeout: Annotated[float, Field(gt=0)] = 60 * 15
     """Seconds after which the task ends in any case, so that a forgotten one does not cost for ever."""
     startup_timeout: _Seconds = 600.0
@@ -204,7 +205,8 @@ class FargateDeploymentConfig(BaseModel):
     ephemeral_storage: Annotated[int, Field(ge=21, le=200)] | None = None
     """Disk space of the task in GiB. None: 20, which cost nothing extra."""
     env: dict[str, str] = Field(default={}, repr=False)
-    """Environment variables of the container. Whoever may describe tasks in the account can read them."""
+    """Environment variables of the container: with the server's own, up to 8192 characters as JSON. Whoever
+    may describe tasks in the account can read them."""
     spot: bool = False
     """Run on spare capacity (FARGATE_SPOT), which is cheaper, and may be taken away at any time."""
     ingress_cidr: str = "0.0.0.0/0"
@@ -216,6 +218,16 @@ class FargateDeploymentConfig(BaseModel):
     """Seconds without a sign of life from this process after which the task ends itself."""
     type: Literal["fargate"] = "fargate"
     """Tells the configs apart. Do not change."""
+
+    @field_validator("fargate_args")
+    @classmethod
+    def _are_not_ours(cls, args: dict[str, Any]) -> dict[str, Any]:
+        for name in ("count", "startedBy", "clientToken"):
+            if name in args:
+                raise ValueError(
+                    f"{name!r} can't be given: a deployment starts one task, and finds it again by it"
+                )
+        return args
 
     @field_validator("ingress_cidr")
     @classmethod

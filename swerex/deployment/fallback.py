@@ -13,7 +13,14 @@ end() {
     echo "swerex: $1" >&2
     exit 127
 }
+has() {
+    command -v "$1" >/dev/null
+}
+for name in cat date mkdir rm sha256sum sleep; do
+    has $name || ! has busybox || eval "$name() { busybox $name \\"\\$@\\"; }"
+done
 make_root() {
+    has mkdir || end "the image needs mkdir, or busybox"
     for folder in "${TMPDIR:-/tmp}" /var/tmp "$PWD" /; do
         root=${folder%/}/swerex-$$
         mkdir "$root" 2>/dev/null && return
@@ -21,12 +28,13 @@ make_root() {
     end "no folder can be written to; tried TMPDIR, /tmp, /var/tmp, $PWD and /"
 }
 """
-"""For scripts that start a server in a sandbox: `end` with a message; `make_root`, a new folder, `$root`."""
+"""For scripts that start a server in a sandbox: `end` with a message; whether the image `has` a program, of
+which busybox stands in for some; `make_root`, a new folder, `$root`."""
 
 # A server of the other implementation knows its token from the command line only, and would hand the
 # variable on to its sessions. PYTHONPATH would be handed on too.
 _SCRIPT = """\
-if command -v {remote} >/dev/null; then
+if has {remote}; then
     case $({remote} --help 2>&1) in
         *SWEREX_AUTH_TOKEN*) exec {remote} {options} ;;
     esac
@@ -36,7 +44,7 @@ if command -v {remote} >/dev/null; then
 fi
 make_root
 for python in python3 python; do
-    if command -v $python >/dev/null &&
+    if has $python &&
         $python -m pip install --quiet --disable-pip-version-check --target "$root" {requirement}
     then
         exec $python -Ic {run} "$root" {options}
@@ -47,14 +55,19 @@ end {failure}
 _RUN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from swerex.server import main; main()"
 
 
-def server_in_image(options: list[str], advice: str = "") -> str:
+def server_in_image(options: list[str], advice: str = "", begin: str = "") -> str:
     """A script for a POSIX shell that runs the server which the image has, be it that of ``swe-rex``, or else
-    installs one with the image's own pip, which needs a network. `advice` ends the message if it can't."""
+    installs one with the image's own pip, which needs a network. `advice` ends the message if it can't.
+    `begin` is run before, and may use `SHELL_FUNCTIONS`."""
     failure = f"the image has neither {REMOTE_EXECUTABLE_NAME} nor a Python with pip that could install it"
-    return SHELL_FUNCTIONS + _SCRIPT.format(
-        remote=REMOTE_EXECUTABLE_NAME,
-        requirement=shlex.quote(f"{PACKAGE_NAME}=={__version__}"),
-        options=shlex.join(options),
-        run=shlex.quote(_RUN),
-        failure=shlex.quote(failure + advice),
+    return (
+        SHELL_FUNCTIONS
+        + begin
+        + _SCRIPT.format(
+            remote=REMOTE_EXECUTABLE_NAME,
+            requirement=shlex.quote(f"{PACKAGE_NAME}=={__version__}"),
+            options=shlex.join(options),
+            run=shlex.quote(_RUN),
+            failure=shlex.quote(failure + advice),
+        )
     )

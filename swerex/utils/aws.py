@@ -8,29 +8,18 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    EndpointConnectionError,
-    NoCredentialsError,
-    NoRegionError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
+from botocore.exceptions import InvalidEndpointConfigurationError, NoCredentialsError
 
 from swerex import __version__
-from swerex.exceptions import DeploymentStartupError
 
-__all__ = ["TAGS", "Aws", "Batcher", "RateLimiter", "connect", "error_code", "explain_error", "typed_errors"]
+__all__ = ["TAGS", "Aws", "Batcher", "RateLimiter", "connect"]
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -42,7 +31,8 @@ TAGS = {"origin": "swe-rex-deployment-auto"}
 _CONFIG = Config(
     connect_timeout=5,
     read_timeout=30,
-    # With a pause that grows up to 20 s, and for throttling, server errors and lost connections only.
+    # For throttling, server errors and lost connections, with pauses of up to 1, 2, 4, 8 and 16 s, and fewer
+    # attempts where many calls of one client fail. Where that may not be enough, the caller tries again.
     retries={"mode": "standard", "total_max_attempts": 6},
     max_pool_connections=200,
     user_agent_extra=f"swerex/{__version__}",
@@ -84,45 +74,45 @@ class Batcher(Generic[K, V]):
         self._ask = ask
         self._pause = pause
         self._size = size
-        self._waiting: dict[K, Future[V | None]] = {}
         self._lock = threading.Lock()
-        self._round = threading.Lock()
+        self._round = _Round[K, V]()
+        """That of the next call."""
+        self._asking = threading.Lock()
         self._last = -pause
 
     def get(self, key: K) -> V | None:
         """What there is under `key`; None: nothing."""
         with self._lock:
-            future = self._waiting.setdefault(key, Future())
-        while not future.done():
-            # Whoever gets the lock asks for all who wait; to the others their answers have then come.
-            with self._round:
-                if not future.done():
-                    self._ask_once()
-        return future.result()
+            if len(self._round.keys) == self._size:
+                self._round = _Round()
+            mine = self._round
+            mine.keys.add(key)
+        # Whoever gets the lock asks for all of the round; and if that is interrupted, the next one does.
+        with self._asking:
+            if not mine.found.done():
+                self._ask_for(mine)
+        return mine.found.result().get(key)
 
-    def _ask_once(self) -> None:
+    def _ask_for(self, round_: _Round[K, V]) -> None:
         time.sleep(max(0.0, self._last + self._pause - time.monotonic()))
         with self._lock:
-            keys = list(self._waiting)[: self._size]
-            futures = [self._waiting[key] for key in keys]
+            if self._round is round_:
+                self._round = _Round()
         try:
-            found = self._ask(keys)
+            round_.found.set_result(self._ask(list(round_.keys)))
         except Exception as error:
             # It is raised in all threads that it concerns.
-            self._settle(keys)
-            for future in futures:
-                future.set_exception(error)
-            return
+            round_.found.set_exception(error)
         finally:
             self._last = time.monotonic()
-        self._settle(keys)
-        for key, future in zip(keys, futures, strict=True):
-            future.set_result(found.get(key))
 
-    def _settle(self, keys: list[K]) -> None:
-        with self._lock:
-            for key in keys:
-                del self._waiting[key]
+
+class _Round(Generic[K, V]):
+    """Keys that are asked for together."""
+
+    def __init__(self) -> None:
+        self.keys: set[K] = set()
+        self.found: Future[dict[K, V]] = Future()
 
 
 class Aws:
@@ -136,8 +126,10 @@ class Aws:
         self.ec2 = client("ec2")
         self.iam = client("iam")
         self.logs = client("logs")
-        # Version 4 signatures are what all regions accept in a presigned address.
-        self.s3 = client("s3", _CONFIG.merge(Config(signature_version="s3v4")))
+        # What a presigned address needs to be good in all regions: a signature of version 4, and the region
+        # in the name of the host, where boto3 puts it only if the style is given.
+        style = Config(signature_version="s3v4", s3={"addressing_style": "virtual"})
+        self.s3 = client("s3", _CONFIG.merge(style))
         self.region: str = self.ecs.meta.region_name
         self._limit_rates()
         self._known: dict[Hashable, Any] = {}
@@ -150,14 +142,15 @@ class Aws:
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
-            if key not in self._known:
-                self._known[key] = make()
-            found: T = self._known[key]
+            known = self._known
+            if key not in known:
+                known[key] = make()
+            found: T = known[key]
             return found
 
     def forget(self) -> None:
         """Look everything up again: somebody has removed what was found before."""
-        self._known.clear()
+        self._known = {}
 
     def task(self, cluster: str, arn: str) -> dict[str, Any] | None:
         """The state of a task, as of now; None: ECS does not know it, any more or yet."""
@@ -189,81 +182,39 @@ class Aws:
         self.ecs.meta.events.register("before-send.ecs", wait)
 
 
-_connected: WeakValueDictionary[Hashable, Aws] = WeakValueDictionary()
-_connecting = threading.Lock()
+_connected: WeakValueDictionary[Hashable, Aws]
+_connecting: threading.Lock
+
+
+def _begin() -> None:
+    global _connected, _connecting
+    _connected, _connecting = WeakValueDictionary(), threading.Lock()
+
+
+_begin()
+# A child must not share connections with its parent, nor wait for locks that threads of the parent hold.
+os.register_at_fork(after_in_child=_begin)
 
 
 def connect(region: str | None) -> Aws:
     """The clients of `region`, by default that of the environment; the same ones as long as they are used.
 
     Raises:
-        BotoCoreError: there is no region, or there are no credentials.
+        BotoCoreError: there is no region, there are no credentials, or AWS_ENDPOINT_URL is no address.
     """
     # A change of the environment, or of boto3's default session, counts.
     environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    key = (region, environment, id(boto3.DEFAULT_SESSION))
+    default = boto3.DEFAULT_SESSION
     with _connecting:
+        # With the session itself in the key, no other can take its place in memory meanwhile.
+        key = (region, environment, default)
         aws = _connected.get(key)
         if aws is None:
-            session = boto3.DEFAULT_SESSION or boto3.Session()
+            session = default or boto3.Session()
             if session.get_credentials() is None:
                 raise NoCredentialsError
-            aws = _connected[key] = Aws(session, region)
+            try:
+                aws = _connected[key] = Aws(session, region)
+            except ValueError as error:
+                raise InvalidEndpointConfigurationError(msg=str(error)) from error
         return aws
-
-
-@contextmanager
-def typed_errors(what: str) -> Iterator[None]:
-    """Turn errors of boto3 into a `DeploymentStartupError` that says `what` could not be done."""
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise DeploymentStartupError(f"{what}: {explain_error(error)}") from error
-
-
-def error_code(error: BaseException) -> str:
-    """The code of an error with which AWS has answered; empty for all others."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
-
-
-def explain_error(error: BotoCoreError | ClientError) -> str:
-    """The error's message, and what to do about it."""
-    for kind, advice in _ADVICE.items():
-        if isinstance(error, kind):
-            return f"{error}\n{advice}"
-    code = error_code(error)
-    for codes, advice in _ADVICE_BY_CODE.items():
-        if code in codes:
-            return f"{error}\n{advice}"
-    return str(error)
-
-
-_CREDENTIALS_ADVICE = (
-    "Give credentials as for every program that uses AWS: `aws configure`, a profile in AWS_PROFILE, or "
-    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-)
-_ADVICE: dict[type[Exception], str] = {
-    NoRegionError: "Set `region`, or the variable AWS_DEFAULT_REGION, or a region in ~/.aws/config.",
-    NoCredentialsError: _CREDENTIALS_ADVICE,
-    PartialCredentialsError: _CREDENTIALS_ADVICE,
-    CredentialRetrievalError: _CREDENTIALS_ADVICE,
-    ProfileNotFound: _CREDENTIALS_ADVICE,
-    EndpointConnectionError: "Check the name of the region, AWS_ENDPOINT_URL, and the network.",
-}
-_ADVICE_BY_CODE: dict[tuple[str, ...], str] = {
-    (
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidClientTokenId",
-        "UnrecognizedClientException",
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "AuthFailure",
-    ): "AWS does not accept the credentials; they are wrong or have expired. " + _CREDENTIALS_ADVICE,
-    (
-        "AccessDenied",
-        "AccessDeniedException",
-        "UnauthorizedOperation",
-    ): "The credentials lack a permission; the documentation of the Fargate deployment lists all it needs.",
-    ("NoSuchBucket",): "Make the bucket that `bundle_bucket` names, in the same region.",
-}

@@ -1,26 +1,29 @@
 """What a task needs in an AWS account: found, or else made.
 
 Everything is named by a prefix and a hash of what is in it, so that what is found under a name is what would
-be made, and carries the tags of :data:`swerex.utils.aws.TAGS`. Two processes may make the same at once: who
-comes second takes what the first has made.
+be made, and carries the tags of :data:`swerex.utils.aws.TAGS`. Two processes may make the same at once, and
+AWS does not know everywhere at once what was made. So a step that meets a contradiction, as a name that is
+taken by nothing that can be found, is repeated from its beginning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from botocore.exceptions import ClientError
 
 from swerex.exceptions import DeploymentStartupError
-from swerex.utils.aws import TAGS, Aws, error_code
+from swerex.utils.aws import TAGS, Aws
+from swerex.utils.aws_errors import error_code, is_unsettled, repeat_while
 
 __all__ = [
+    "SETTLING",
     "Network",
     "find_network",
     "find_or_make_cluster",
@@ -28,11 +31,13 @@ __all__ = [
     "find_or_make_log_group",
     "find_or_make_security_group",
     "find_or_make_task_definition",
-    "is_unsettled",
-    "when_settled",
 ]
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+SETTLING = 60.0
+"""Seconds after which what was made must be known everywhere in AWS."""
 
 _EXECUTION_POLICY = "service-role/AmazonECSTaskExecutionRolePolicy"
 _ASSUME_ROLE_POLICY = {
@@ -46,9 +51,6 @@ _ASSUME_ROLE_POLICY = {
     ],
 }
 _SPOT = "FARGATE_SPOT"
-_SETTLING = 60.0
-"""Seconds after which a role that was made must be known everywhere."""
-
 _ECS_TAGS = [{"key": key, "value": value} for key, value in TAGS.items()]
 _OTHER_TAGS = [{"Key": key, "Value": value} for key, value in TAGS.items()]
 
@@ -61,6 +63,17 @@ class Network:
     subnets: tuple[str, ...]
 
 
+def _until_settled(step: Callable[P, T]) -> Callable[P, T]:
+    """Repeat a step from its beginning as long as AWS is not of one mind about what it finds and makes."""
+
+    @wraps(step)
+    def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+        return repeat_while(is_unsettled, lambda: step(*args, **kwargs), SETTLING)
+
+    return repeated
+
+
+@_until_settled
 def find_or_make_cluster(aws: Aws, name: str, *, spot: bool) -> None:
     """See to it that there is a cluster `name`, and that tasks can run on spot capacity if wanted."""
     clusters = aws.ecs.describe_clusters(clusters=[name])["clusters"]
@@ -68,24 +81,21 @@ def find_or_make_cluster(aws: Aws, name: str, *, spot: bool) -> None:
     if not active:
         # For a name that is there already, ECS answers with that cluster.
         active = [
-            when_settled(
-                lambda: aws.ecs.create_cluster(
-                    clusterName=name, capacityProviders=["FARGATE", _SPOT], tags=_ECS_TAGS
-                )
-            )["cluster"]
+            aws.ecs.create_cluster(clusterName=name, capacityProviders=["FARGATE", _SPOT], tags=_ECS_TAGS)[
+                "cluster"
+            ]
         ]
     cluster = active[0]
     providers = cluster.get("capacityProviders", [])
     if spot and _SPOT not in providers:
-        when_settled(
-            lambda: aws.ecs.put_cluster_capacity_providers(
-                cluster=name,
-                capacityProviders=[*providers, _SPOT],
-                defaultCapacityProviderStrategy=cluster.get("defaultCapacityProviderStrategy", []),
-            )
+        aws.ecs.put_cluster_capacity_providers(
+            cluster=name,
+            capacityProviders=[*providers, _SPOT],
+            defaultCapacityProviderStrategy=cluster.get("defaultCapacityProviderStrategy", []),
         )
 
 
+@_until_settled
 def find_or_make_execution_role(aws: Aws, prefix: str) -> str:
     """The ARN of a role with which ECS may pull images and write logs for a task."""
     # Roles are the same in all regions. One for each region, so that cleaning up one leaves the others.
@@ -93,15 +103,12 @@ def find_or_make_execution_role(aws: Aws, prefix: str) -> str:
     try:
         role = aws.iam.get_role(RoleName=name)["Role"]
     except aws.iam.exceptions.NoSuchEntityException:
-        try:
-            role = aws.iam.create_role(
-                RoleName=name,
-                AssumeRolePolicyDocument=json.dumps(_ASSUME_ROLE_POLICY),
-                Description=f"Lets ECS pull images and write logs for tasks of swerex in {aws.region}",
-                Tags=[*_OTHER_TAGS, {"Key": "region", "Value": aws.region}],
-            )["Role"]
-        except aws.iam.exceptions.EntityAlreadyExistsException:
-            role = aws.iam.get_role(RoleName=name)["Role"]
+        role = aws.iam.create_role(
+            RoleName=name,
+            AssumeRolePolicyDocument=json.dumps(_ASSUME_ROLE_POLICY),
+            Description=f"Lets ECS pull images and write logs for tasks of swerex in {aws.region}",
+            Tags=[*_OTHER_TAGS, {"Key": "region", "Value": aws.region}],
+        )["Role"]
     arn = str(role["Arn"])
     # The partition is another one in China and in the government's regions.
     policy = f"arn:{arn.split(':')[1]}:iam::aws:policy/{_EXECUTION_POLICY}"
@@ -128,32 +135,32 @@ def find_network(aws: Aws, subnets: list[str] | None) -> Network:
             "subnets: fargate_args={'networkConfiguration': {'awsvpcConfiguration': {'subnets': [...]}}}"
         )
     vpc = vpcs[0]["VpcId"]
-    filters = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "default-for-az", "Values": ["true"]}]
-    found = aws.ec2.describe_subnets(Filters=filters)["Subnets"] or [_make_subnet(aws)]
+    found = _find_or_make_default_subnets(aws, vpc)
     # A task may get its place in any of them: where there is capacity.
     public = [subnet for subnet in found if subnet["MapPublicIpOnLaunch"]]
     return Network(vpc, tuple(sorted(subnet["SubnetId"] for subnet in public or found)))
 
 
-def _make_subnet(aws: Aws) -> dict[str, Any]:
-    """A default subnet in one of the region's zones."""
+@_until_settled
+def _find_or_make_default_subnets(aws: Aws, vpc: str) -> list[dict[str, Any]]:
+    filters = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "default-for-az", "Values": ["true"]}]
+    found: list[dict[str, Any]] = aws.ec2.describe_subnets(Filters=filters)["Subnets"]
+    if found:
+        return found
     filters = [{"Name": "zone-type", "Values": ["availability-zone"]}]
     zones = aws.ec2.describe_availability_zones(Filters=filters)["AvailabilityZones"]
     zone = min(zone["ZoneName"] for zone in zones)
-    try:
-        subnet: dict[str, Any] = aws.ec2.create_default_subnet(AvailabilityZone=zone)["Subnet"]
-    except ClientError as error:
-        if error_code(error) != "DefaultSubnetAlreadyExistsInAvailabilityZone":
-            raise
-        filters = [
-            {"Name": "availability-zone", "Values": [zone]},
-            {"Name": "default-for-az", "Values": ["true"]},
-        ]
-        subnet = aws.ec2.describe_subnets(Filters=filters)["Subnets"][0]
-    aws.ec2.create_tags(Resources=[subnet["SubnetId"]], Tags=_OTHER_TAGS)
-    return subnet
+    subnet: dict[str, Any] = aws.ec2.create_default_subnet(AvailabilityZone=zone)["Subnet"]
+    # By itself, since a repeated step would find the subnet, and leave it without its tag.
+    repeat_while(
+        is_unsettled,
+        lambda: aws.ec2.create_tags(Resources=[subnet["SubnetId"]], Tags=_OTHER_TAGS),
+        SETTLING,
+    )
+    return [subnet]
 
 
+@_until_settled
 def find_or_make_security_group(aws: Aws, prefix: str, *, vpc: str, port: int, cidr: str) -> str:
     """The id of a security group that lets `cidr` reach `port`, and nobody anything else."""
     rule = {
@@ -168,18 +175,12 @@ def find_or_make_security_group(aws: Aws, prefix: str, *, vpc: str, port: int, c
     if groups:
         group = str(groups[0]["GroupId"])
     else:
-        try:
-            group = aws.ec2.create_security_group(
-                GroupName=name,
-                Description=f"Lets {cidr} reach port {port} of tasks of swerex",
-                VpcId=vpc,
-                TagSpecifications=[{"ResourceType": "security-group", "Tags": _OTHER_TAGS}],
-            )["GroupId"]
-        except ClientError as error:
-            if error_code(error) != "InvalidGroup.Duplicate":
-                raise
-            groups = aws.ec2.describe_security_groups(Filters=filters)["SecurityGroups"]
-            group = str(groups[0]["GroupId"])
+        group = aws.ec2.create_security_group(
+            GroupName=name,
+            Description=f"Lets {cidr} reach port {port} of tasks of swerex",
+            VpcId=vpc,
+            TagSpecifications=[{"ResourceType": "security-group", "Tags": _OTHER_TAGS}],
+        )["GroupId"]
     if not groups or not groups[0]["IpPermissions"]:
         # Whoever has made the group may not have come to this yet.
         try:
@@ -190,6 +191,7 @@ def find_or_make_security_group(aws: Aws, prefix: str, *, vpc: str, port: int, c
     return group
 
 
+@_until_settled
 def find_or_make_log_group(aws: Aws, name: str) -> None:
     """See to it that there is a log group `name`."""
     groups = aws.logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
@@ -199,6 +201,7 @@ def find_or_make_log_group(aws: Aws, name: str) -> None:
         aws.logs.create_log_group(logGroupName=name, tags=TAGS)
 
 
+@_until_settled
 def find_or_make_task_definition(aws: Aws, prefix: str, definition: dict[str, Any]) -> str:
     """The ARN of a task definition with what stands in `definition`."""
     family = _name(prefix, definition)
@@ -209,32 +212,9 @@ def find_or_make_task_definition(aws: Aws, prefix: str, definition: dict[str, An
     except aws.ecs.exceptions.ClientException:
         # There is none of this name.
         pass
-    # Made by two at once, it has two revisions, which are the same.
-    made = when_settled(lambda: aws.ecs.register_task_definition(family=family, tags=_ECS_TAGS, **definition))
+    # Made by two at once, it has two revisions, which are the same, or one of the two is refused.
+    made = aws.ecs.register_task_definition(family=family, tags=_ECS_TAGS, **definition)
     return str(made["taskDefinition"]["taskDefinitionArn"])
-
-
-def when_settled(call: Callable[[], T]) -> T:
-    """What `call` returns, as soon as a role or a cluster that was just made is known where it is needed."""
-    deadline = time.monotonic() + _SETTLING
-    pause = 0.5
-    while True:
-        try:
-            return call()
-        except ClientError as error:
-            if not is_unsettled(error) or time.monotonic() + pause > deadline:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 5.0)
-
-
-def is_unsettled(error: ClientError) -> bool:
-    """Whether the error may come from a change that has not arrived everywhere in AWS."""
-    code, message = error_code(error), str(error).lower()
-    if code in ("ClientException", "InvalidParameterException"):
-        # "Role is not valid", "ECS was unable to assume the role", "... the service linked role".
-        return "role" in message and ("assume" in message or "not valid" in message)
-    return code in ("UpdateInProgressException", "ResourceInUseException")
 
 
 def _name(prefix: str, content: object) -> str:

@@ -10,13 +10,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, TypeVar
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from swerex.utils.aws import TAGS, Aws, connect, error_code, explain_error
+from swerex.utils.aws import TAGS, Aws, connect
+from swerex.utils.aws_errors import AWS_ERRORS, error_code, explain_error, repeat_while
 
 __all__ = ["Resource", "find_resources", "main", "remove_resources"]
 
@@ -24,6 +27,8 @@ T = TypeVar("T")
 
 _PATIENCE = 120.0
 """Seconds for tasks to end, and for what they used to be released."""
+_DEREGISTERING = 30.0
+"""Seconds after which it must be known everywhere that a task definition was deregistered."""
 _FILTERS = [{"Name": f"tag:{key}", "Values": [value]} for key, value in TAGS.items()]
 
 Report = Callable[[str], None]
@@ -44,18 +49,28 @@ class Resource:
 
 
 def find_resources(aws: Aws, report: Report) -> tuple[list[Resource], int]:
-    """What is there to remove, in the order in which it can be removed, and how many kinds can't be listed.
+    """What is there to remove, in the order in which it can be removed, and how often AWS did not tell.
 
     Why not, `report` is told.
     """
     found: list[Resource] = []
     failures = 0
-    for kind, (find, _) in _KINDS.items():
+
+    @contextmanager
+    def going_on(what: str) -> Iterator[None]:
+        nonlocal failures
         try:
-            found += [Resource(kind, *where) for where in find(aws)]
-        except (BotoCoreError, ClientError) as error:
-            failures += 1
-            report(f"Whether there is a {kind} can't be told: {explain_error(error)}")
+            yield
+        except AWS_ERRORS as error:
+            if not _is_gone(error):
+                failures += 1
+                report(f"Whether {what} can't be told: {explain_error(error)}")
+
+    for kind, (find, _) in _KINDS.items():
+        with going_on(f"there is a {kind}"):
+            # One by one, to keep what was found before an error.
+            for where in find(aws, going_on):
+                found.append(Resource(kind, *where))
     return found, failures
 
 
@@ -70,8 +85,9 @@ def remove_resources(aws: Aws, resources: Iterable[Resource], report: Report) ->
         deadline = time.monotonic() + _PATIENCE
         for resource in resources_of_kind:
             try:
-                _when_free(remove, aws, resource, deadline)
-            except (BotoCoreError, ClientError) as error:
+                # What used it, and was removed before, may not have let go of it.
+                repeat_while(_is_in_use, partial(remove, aws, resource), deadline - time.monotonic())
+            except AWS_ERRORS as error:
                 if _is_gone(error):
                     continue
                 left.append(resource)
@@ -92,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         aws = connect(options.region)
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         print(f"AWS can't be used: {explain_error(error)}", file=sys.stderr)
         return 1
     resources, failures = find_resources(aws, print)
@@ -119,18 +135,21 @@ def _confirmed(number: int) -> bool:
         return False
 
 
-# How each kind is found
+# How each kind is found. What is asked of one item goes on to the next one if it fails: the item may be gone.
+
+_GoingOn = Callable[[str], AbstractContextManager[None]]
 
 
-def _find_tasks(aws: Aws) -> Iterator[tuple[str, str]]:
+def _find_tasks(aws: Aws, going_on: _GoingOn) -> Iterator[tuple[str, str]]:
     for cluster in _active_clusters(aws):
         arn = cluster["clusterArn"]
-        for batch in _batches(_pages(aws.ecs, "list_tasks", "taskArns", cluster=arn), 100):
-            tasks = aws.ecs.describe_tasks(cluster=arn, tasks=batch, include=["TAGS"])["tasks"]
-            yield from ((task["taskArn"], arn) for task in tasks if _is_ours(task.get("tags")))
+        with going_on(f"there is a task in {arn}"):
+            for batch in _batches(_pages(aws.ecs, "list_tasks", "taskArns", cluster=arn), 100):
+                tasks = aws.ecs.describe_tasks(cluster=arn, tasks=batch, include=["TAGS"])["tasks"]
+                yield from ((task["taskArn"], arn) for task in tasks if _is_ours(task.get("tags")))
 
 
-def _find_clusters(aws: Aws) -> Iterator[tuple[str]]:
+def _find_clusters(aws: Aws, _: _GoingOn) -> Iterator[tuple[str]]:
     for cluster in _active_clusters(aws):
         if _is_ours(cluster.get("tags")):
             yield (cluster["clusterArn"],)
@@ -143,37 +162,40 @@ def _active_clusters(aws: Aws) -> Iterator[dict[str, Any]]:
                 yield cluster
 
 
-def _find_task_definitions(aws: Aws) -> Iterator[tuple[str, str]]:
+def _find_task_definitions(aws: Aws, going_on: _GoingOn) -> Iterator[tuple[str, str]]:
     for status in ("ACTIVE", "INACTIVE"):
         for arn in _pages(aws.ecs, "list_task_definitions", "taskDefinitionArns", status=status):
-            found = aws.ecs.describe_task_definition(taskDefinition=arn, include=["TAGS"])
-            if _is_ours(found.get("tags")):
-                yield arn, status
+            with going_on(f"{arn} is ours"):
+                found = aws.ecs.describe_task_definition(taskDefinition=arn, include=["TAGS"])
+                if _is_ours(found.get("tags")):
+                    yield arn, status
 
 
-def _find_security_groups(aws: Aws) -> Iterator[tuple[str]]:
+def _find_security_groups(aws: Aws, _: _GoingOn) -> Iterator[tuple[str]]:
     for group in _pages(aws.ec2, "describe_security_groups", "SecurityGroups", Filters=_FILTERS):
         yield (group["GroupId"],)
 
 
-def _find_subnets(aws: Aws) -> Iterator[tuple[str]]:
+def _find_subnets(aws: Aws, _: _GoingOn) -> Iterator[tuple[str]]:
     for subnet in _pages(aws.ec2, "describe_subnets", "Subnets", Filters=_FILTERS):
         yield (subnet["SubnetId"],)
 
 
-def _find_roles(aws: Aws) -> Iterator[tuple[str]]:
+def _find_roles(aws: Aws, going_on: _GoingOn) -> Iterator[tuple[str]]:
     for role in _pages(aws.iam, "list_roles", "Roles"):
-        tags = list(_pages(aws.iam, "list_role_tags", "Tags", RoleName=role["RoleName"]))
-        region = _as_dict(tags).get("region", aws.region)
-        if _is_ours(tags) and region == aws.region:
-            yield (role["RoleName"],)
+        with going_on(f"the role {role['RoleName']} is ours"):
+            tags = list(_pages(aws.iam, "list_role_tags", "Tags", RoleName=role["RoleName"]))
+            region = _as_dict(tags).get("region", aws.region)
+            if _is_ours(tags) and region == aws.region:
+                yield (role["RoleName"],)
 
 
-def _find_log_groups(aws: Aws) -> Iterator[tuple[str]]:
+def _find_log_groups(aws: Aws, going_on: _GoingOn) -> Iterator[tuple[str]]:
     for group in _pages(aws.logs, "describe_log_groups", "logGroups"):
-        tags = aws.logs.list_tags_for_resource(resourceArn=group["arn"].removesuffix(":*"))["tags"]
-        if TAGS.items() <= tags.items():
-            yield (group["logGroupName"],)
+        with going_on(f"the log group {group['logGroupName']} is ours"):
+            tags = aws.logs.list_tags_for_resource(resourceArn=group["arn"].removesuffix(":*"))["tags"]
+            if TAGS.items() <= tags.items():
+                yield (group["logGroupName"],)
 
 
 # How each kind is removed
@@ -191,7 +213,20 @@ def _remove_task_definition(aws: Aws, definition: Resource) -> None:
     if definition.detail == "ACTIVE":
         aws.ecs.deregister_task_definition(taskDefinition=definition.name)
     # It stays listed for as long as there are tasks of it.
-    aws.ecs.delete_task_definitions(taskDefinitions=[definition.name])
+    repeat_while(
+        lambda error: error_code(error) == _NOT_DELETED,
+        lambda: _delete_task_definition(aws, definition.name),
+        _DEREGISTERING,
+    )
+
+
+def _delete_task_definition(aws: Aws, arn: str) -> None:
+    # A failure stands in an answer that says that all went well.
+    for failure in aws.ecs.delete_task_definitions(taskDefinitions=[arn])["failures"]:
+        raise ClientError(
+            {"Error": {"Code": _NOT_DELETED, "Message": failure.get("reason", "unknown")}},
+            "DeleteTaskDefinitions",
+        )
 
 
 def _remove_security_group(aws: Aws, group: Resource) -> None:
@@ -217,7 +252,9 @@ def _remove_log_group(aws: Aws, group: Resource) -> None:
     aws.logs.delete_log_group(logGroupName=group.name)
 
 
-_KINDS: dict[str, tuple[Callable[[Aws], Iterable[tuple[str, ...]]], Callable[[Aws, Resource], None]]] = {
+_Find = Callable[[Aws, _GoingOn], Iterable[tuple[str, ...]]]
+_Remove = Callable[[Aws, Resource], None]
+_KINDS: dict[str, tuple[_Find, _Remove]] = {
     "task": (_find_tasks, _remove_task),
     "cluster": (_find_clusters, _remove_cluster),
     "task definition": (_find_task_definitions, _remove_task_definition),
@@ -228,6 +265,7 @@ _KINDS: dict[str, tuple[Callable[[Aws], Iterable[tuple[str, ...]]], Callable[[Aw
 }
 """How each kind is found and removed. Those that others use come after these."""
 
+_NOT_DELETED = "NotDeleted"
 _IN_USE = (
     "ClusterContainsTasksException",
     "UpdateInProgressException",
@@ -236,27 +274,17 @@ _IN_USE = (
 )
 
 
-def _when_free(
-    remove: Callable[[Aws, Resource], None], aws: Aws, resource: Resource, deadline: float
-) -> None:
-    """Remove it as soon as what used it, and was removed before, has let go of it."""
-    pause = 1.0
-    while True:
-        try:
-            return remove(aws, resource)
-        except ClientError as error:
-            if error_code(error) not in _IN_USE or time.monotonic() + pause > deadline:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 10.0)
+def _is_in_use(error: Exception) -> bool:
+    return error_code(error) in _IN_USE
 
 
-def _is_gone(error: BotoCoreError | ClientError) -> bool:
-    code = error_code(error)
+def _is_gone(error: Exception) -> bool:
+    code, message = error_code(error), str(error).lower()
     return (
         code in ("ClusterNotFoundException", "NoSuchEntity", "ResourceNotFoundException")
         or code.endswith(".NotFound")
-        or (code == "InvalidParameterException" and "not found" in str(error).lower())
+        or (code == "InvalidParameterException" and "not found" in message)
+        or (code == "ClientException" and "unable to describe task definition" in message)
     )
 
 

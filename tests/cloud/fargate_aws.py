@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import socket
 import threading
 import time
@@ -24,7 +25,7 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import make_server
 
-__all__ = ["Answer", "FakeAws", "Fault", "answer", "error", "interrupted", "lost", "unreachable"]
+__all__ = ["Answer", "FakeAws", "Fault", "answer", "error", "held", "interrupted", "lost", "unreachable"]
 
 Environ = dict[str, Any]
 Answer = tuple[str, list[tuple[str, str]], bytes]
@@ -35,6 +36,7 @@ Fault = Callable[[Environ, Serve], Answer]
 
 _PAGE = 100
 _LISTS = {"ListClusters": "clusterArns", "ListTasks": "taskArns", "ListTaskDefinitions": "taskDefinitionArns"}
+_MOST_OVERRIDES = 8192
 _AT_MOST_A_HUNDRED = {"DescribeClusters": "clusters", "DescribeTasks": "tasks"}
 
 
@@ -62,6 +64,8 @@ class FakeAws:
         self.lock = threading.RLock()
         """Held while moto serves a call, since it can only serve one."""
         self.calls: Counter[str] = Counter()
+        self.used: set[tuple[str, str]] = set()
+        """The permissions that were needed: ``service:Action``, and the role or object it was for, if any."""
         self.throttled: Counter[str] = Counter()
         self.limits_rates = True
         self.failure_rate = 0.0
@@ -71,7 +75,7 @@ class FakeAws:
         self._planned: defaultdict[str, deque[Fault]] = defaultdict(deque)
         # What the ECS developer guide says of Fargate, and of "cluster resource" calls.
         self._run_task, self._ecs = _Bucket(20, 20), _Bucket(20, 50)
-        self._by_token: dict[str, Answer] = {}
+        self._by_token: dict[str, tuple[dict[str, Any], Answer]] = {}
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._serve, threaded=True, request_handler=_QuietHandler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -103,9 +107,14 @@ class FakeAws:
 
         with self.lock:
             self.calls[operation] += 1
+            self.used.add(_permission(environ, operation, arguments))
             fault = self._fault(environ, operation)
         try:
-            status, headers, content = fault(environ, serve) if fault else serve()
+            found = fault(environ, serve) if fault else serve()
+            token = arguments.get("clientToken")
+            if token and found[0].startswith("200"):
+                self._by_token.setdefault(token, (arguments, found))
+            status, headers, content = found
         except ConnectionError:
             with suppress(OSError):
                 environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
@@ -129,7 +138,15 @@ class FakeAws:
         with self.lock:
             token = arguments.get("clientToken")
             if token in self._by_token:
-                return self._by_token[token]
+                before, found = self._by_token[token]
+                if before != arguments:
+                    return _error(
+                        environ, "ConflictException", "the clientToken is that of another call", 400
+                    )
+                return found
+            if len(json.dumps(arguments.get("overrides"))) > _MOST_OVERRIDES:
+                message = f"Container Overrides length must be at most {_MOST_OVERRIDES}"
+                return _error(environ, "InvalidParameterException", message, 400)
             asked = arguments.get(_AT_MOST_A_HUNDRED.get(operation, ""), [])
             if len(asked) > _PAGE:
                 return _error(environ, "InvalidParameterException", "there are more than 100 of them", 400)
@@ -140,11 +157,11 @@ class FakeAws:
             served: list[Any] = []
             environ["wsgi.input"] = io.BytesIO(body)
             pieces = self._app(environ, lambda status, headers, *_: served.extend((status, headers)))
-            found: Answer = (served[0], served[1], b"".join(pieces))
+            found = (served[0], served[1], b"".join(pieces))
             if operation in _LISTS and found[0].startswith("200"):
                 found = _page(found, _LISTS[operation], arguments)
-            if token:
-                self._by_token[token] = found
+            if token and found[0].startswith("200"):
+                self._by_token[token] = (arguments, found)
             self._on_answer(operation, arguments, found)
             return found
 
@@ -183,6 +200,17 @@ def unreachable() -> Fault:
     return fault
 
 
+def held(begun: threading.Event, released: threading.Event) -> Fault:
+    """The call is served when `released` is set. That it has come, `begun` tells."""
+
+    def fault(environ: Environ, serve: Serve) -> Answer:
+        begun.set()
+        released.wait(60)
+        return serve()
+
+    return fault
+
+
 def interrupted(interrupt: Callable[[], None]) -> Fault:
     """The call is served, and `interrupt` is called before its answer."""
 
@@ -203,6 +231,19 @@ def _operation(environ: Environ, body: bytes) -> tuple[str, dict[str, Any]]:
         form = parse_qs(body.decode())
         return form.get("Action", [""])[0], dict(form)
     return f"{environ['REQUEST_METHOD']} s3", {}
+
+
+def _permission(environ: Environ, operation: str, arguments: dict[str, Any]) -> tuple[str, str]:
+    """What a policy must allow for a call."""
+    signed = environ.get("HTTP_AUTHORIZATION") or environ["QUERY_STRING"]
+    scope = re.search(r"Credential=[^/%]+(?:/|%2F)\d+(?:/|%2F)[\w-]+(?:/|%2F)(\w+)", signed)
+    service = scope[1] if scope else "unsigned"
+    if service == "s3":
+        # A part of an upload, too, is a PutObject; and so is its begin, and its end.
+        action = "GetObject" if environ["REQUEST_METHOD"] in ("GET", "HEAD") else "PutObject"
+        return f"s3:{action}", f"arn:aws:s3:::{environ['PATH_INFO'].lstrip('/')}"
+    role = arguments.get("RoleName")
+    return f"{service}:{operation}", f"arn:aws:iam::123456789012:role/{role[0]}" if role else ""
 
 
 def _page(found: Answer, key: str, arguments: dict[str, Any]) -> Answer:

@@ -70,8 +70,8 @@ class FargateCloud:
         self.folder = folder
         self.images = {"python:3.11": Image({"PATH": f"{self.executables()}:{_PATH}"})}
         self.started: dict[str, RunningTask] = {}
-        self.death_rate = 0.0
-        """The part of tasks that end before their command is started."""
+        self.deaths = 0
+        """How many of the next tasks end before their command is started."""
         self._threads: list[threading.Thread] = []
         self._net = f"127.{random.randrange(1, 255)}.{random.randrange(255)}"
         self._closed = False
@@ -137,7 +137,8 @@ class FargateCloud:
         """The life of a task."""
         with self.aws.lock:
             definition = self._ecs.describe_task_definition(task.task_definition_arn)
-            dies = self.aws.random.random() < self.death_rate
+            dies = self.deaths > 0
+            self.deaths -= dies
         container = definition.container_definitions[0]
         image = self.images.get(container["image"], Image(pull_error="no such image"))
         details = {detail["name"]: detail["value"] for detail in attachments[0]["details"]}
@@ -152,8 +153,9 @@ class FargateCloud:
         end = time.monotonic() + image.pull_seconds
         while time.monotonic() < end and not self._is_over(task):
             time.sleep(0.01)
-        if image.pull_error or dies or self._is_over(task):
-            self._end(task, "TaskFailedToStart", image.pull_error or "Timeout waiting for network interface")
+        failure = image.pull_error or self._log_error(container)
+        if failure or dies or self._is_over(task):
+            self._end(task, "TaskFailedToStart", failure or "Timeout waiting for network interface")
             return
         running = self._start(task, image, container, address)
         with self.aws.lock:
@@ -204,6 +206,17 @@ class FargateCloud:
         running = RunningTask(task.task_arn, address, argv, env, process, log)
         self.started[task.task_arn] = running
         return running
+
+    def _log_error(self, container: dict[str, Any]) -> str:
+        group = container.get("logConfiguration", {}).get("options", {}).get("awslogs-group")
+        with self.aws.lock:
+            if group is None or group in logs_backends[DEFAULT_ACCOUNT_ID][REGION].groups:
+                return ""
+        return (
+            "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 "
+            "times: failed to create Cloudwatch log stream: ResourceNotFoundException: The specified log "
+            "group does not exist. : exit status 1"
+        )
 
     def _send_log(self, container: dict[str, Any], running: RunningTask, sent: int) -> int:
         options = container.get("logConfiguration", {}).get("options")

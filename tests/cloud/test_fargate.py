@@ -6,17 +6,31 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from pydantic import ValidationError
 
 from swerex.deployment.config import FargateDeploymentConfig, get_deployment
 from swerex.deployment.fargate import FargateDeployment
 from swerex.exceptions import DeploymentStartupError, SandboxDiedError
 from swerex.runtime.abstract import Command
-from tests.cloud.fargate_aws import answer, error, interrupted, lost, unreachable
+from tests.cloud.fargate_aws import answer, error, held, interrupted, lost, unreachable
 from tests.cloud.fargate_cloud import Image
 from tests.util import wait_until
+
+_THROTTLED = error("ThrottlingException", "Rate exceeded")
+_DENIED = error(
+    "AccessDeniedException",
+    "User: arn:aws:iam::123456789012:user/x is not authorized to perform: ecs:RunTask on resource: "
+    "arn:aws:ecs:us-east-1:123456789012:task-definition/swe-rex-task-0:1 because no identity-based policy "
+    "allows the ecs:RunTask action",
+)
+_NO_ROLE = error(
+    "ClientException", "ECS was unable to assume the role 'arn:aws:iam::1:role/x' that was provided"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +38,19 @@ def nothing_is_left(cloud):
     """Whatever a test does, no task runs after it."""
     yield
     wait_until(lambda: not cloud.running())
+
+
+@pytest.fixture
+def attempts(monkeypatch):
+    """Sets how often boto3 itself tries, in a test that is not to wait for its pauses."""
+
+    def set_attempts(number):
+        retries = {"mode": "standard", "total_max_attempts": number}
+        monkeypatch.setattr("swerex.utils.aws._CONFIG.retries", retries)
+        # So that other clients than those of other tests are made.
+        monkeypatch.setenv("AWS_OF_TEST", str(number))
+
+    return set_attempts
 
 
 def last(cloud):
@@ -129,18 +156,17 @@ def test_a_server_of_the_other_implementation_is_given_its_token(cloud):
 
 
 def test_an_image_that_cannot_be_pulled_fails_with_the_reason(cloud):
-    begin = time.monotonic()
     with pytest.raises(DeploymentStartupError, match="TaskFailedToStart; no such image"):
         cloud.deployment(image="nonsense").start()
-    assert time.monotonic() - begin < 2
 
 
 def test_a_container_that_exits_fails_with_its_status_and_log(cloud):
-    cloud.images["empty"] = Image({"PATH": str(cloud.executables("echo a strange tale; exit 42"))})
-    begin = time.monotonic()
+    folder = cloud.executables("echo a strange tale; exit 42")
+    cloud.images["empty"] = Image({"PATH": f"{folder}:{os.environ['PATH']}"})
+    before = cloud.aws.calls["DescribeTasks"]
     with pytest.raises(DeploymentStartupError, match=r"(?s)exit code 42.*a strange tale"):
         cloud.deployment(image="empty").start()
-    assert time.monotonic() - begin < 3
+    assert cloud.aws.calls["DescribeTasks"] - before < 30, "it is told long before runtime_timeout"
 
 
 def test_an_image_in_which_no_server_can_be_had_says_what_to_do(cloud):
@@ -182,6 +208,75 @@ def test_a_task_that_died_is_not_alive_and_the_reason_is_told(cloud):
     deployment.stop()
 
 
+def test_a_task_that_is_stopped_from_outside_ends_its_calls_with_the_reason(cloud):
+    with cloud.deployment() as deployment:
+        command = Command(command="echo begun >&2; sleep 60", shell=True)
+        begun = threading.Event()
+        with ThreadPoolExecutor() as pool:
+            call = pool.submit(deployment.runtime.execute, command, on_output=lambda *_: begun.set())
+            assert begun.wait(10)
+            cloud.aws_client("ecs").stop_task(
+                cluster="swe-rex-cluster", task=deployment.task_arn, reason="Your Spot Task was interrupted."
+            )
+            with pytest.raises(
+                SandboxDiedError, match=r"(?s)Your Spot Task was interrupted.; exit code 137.*listens at"
+            ):
+                call.result(20)
+
+
+def test_aws_is_asked_once_for_all_calls_in_trouble(cloud):
+    with cloud.deployment() as deployment:
+        watch = deployment._watch
+        wait_until(lambda: time.monotonic() > watch._asked + 1)
+        before = cloud.aws.calls["DescribeTasks"]
+        with ThreadPoolExecutor(20) as pool:
+            assert list(pool.map(lambda _: watch.ask(), range(20))) == [""] * 20
+        assert cloud.aws.calls["DescribeTasks"] <= before + 2
+
+
+def test_an_aws_that_does_not_answer_holds_nobody_up(cloud):
+    begun, released = threading.Event(), threading.Event()
+    with cloud.deployment() as deployment:
+        cloud.started[deployment.task_arn].process.kill()
+        cloud.aws.plan("DescribeTasks", held(begun, released))
+        begin = time.monotonic()
+        assert not deployment.is_alive(timeout=0.5)
+        assert begun.is_set()
+        assert time.monotonic() - begin < 15, "AWS is waited for as long as it takes"
+        released.set()
+        wait_until(lambda: "exit code 137" in deployment.is_alive(timeout=0.1).message)
+
+
+def test_a_log_group_that_was_removed_is_made_again_by_the_next_start(cloud):
+    with cloud.deployment(log_group="/fleeting"):
+        cloud.aws_client("logs").delete_log_group(logGroupName="/fleeting")
+        with pytest.raises(DeploymentStartupError, match="log group does not exist"):
+            cloud.deployment(log_group="/fleeting").start()
+        with cloud.deployment(log_group="/fleeting") as other:
+            assert other.is_alive()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_has_sandboxes_of_its_own(cloud):
+    begun, released = threading.Event(), threading.Event()
+    cloud.aws.plan("DescribeTasks", held(begun, released))
+    with ThreadPoolExecutor() as pool:
+        deployment = cloud.deployment()
+        starting = pool.submit(deployment.start)
+        assert begun.wait(10)
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(30)
+            with cloud.deployment() as own:
+                os._exit(0 if own.is_alive() and own.stop() is None else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        released.set()
+        starting.result(20)
+        assert cloud.running() == [deployment.task_arn]
+        deployment.stop()
+
+
 def test_a_task_that_nobody_knows_any_more_can_be_stopped(cloud):
     deployment = cloud.deployment()
     deployment.start()
@@ -195,8 +290,8 @@ def test_a_task_that_nobody_knows_any_more_can_be_stopped(cloud):
 def test_a_stop_that_fails_can_be_repeated(cloud):
     deployment = cloud.deployment()
     deployment.start()
-    cloud.aws.plan("StopTask", error("AccessDeniedException", "not you"))
-    with pytest.raises(Exception, match=r"(?s)could not be stopped.*not you.*call stop\(\) again"):
+    cloud.aws.plan("StopTask", _DENIED)
+    with pytest.raises(Exception, match=r"(?s)could not be stopped.*not authorized.*call stop\(\) again"):
         deployment.stop()
     deployment.stop()
     assert cloud.running() == [] or wait_until(lambda: not cloud.running())
@@ -205,18 +300,43 @@ def test_a_stop_that_fails_can_be_repeated(cloud):
 @pytest.mark.parametrize(
     "fault",
     [
-        error("ThrottlingException", "Rate exceeded"),
+        _THROTTLED,
         answer({"tasks": [], "failures": [{"reason": "Capacity is unavailable at this time."}]}),
-        error("ClientException", "ECS was unable to assume the role 'arn:aws:iam::1:role/x'"),
+        error("ClientException", "Capacity is unavailable at this time. Please try again later"),
+        _NO_ROLE,
         error("ServerException", "internal", 500),
         unreachable(),
     ],
-    ids=["throttled", "no capacity", "role not known yet", "server error", "connection refused"],
+    ids=["throttled", "no capacity", "none, as an error", "no role yet", "server error", "unreachable"],
 )
-def test_a_failure_that_passes_is_outlived(cloud, fault):
+def test_a_failure_that_passes_is_outlived(cloud, attempts, fault):
+    attempts(1)
     cloud.aws.plan("RunTask", fault, fault)
     with cloud.deployment() as deployment:
         assert deployment.is_alive()
+
+
+@pytest.mark.parametrize("operation", ["DescribeTasks", "DescribeNetworkInterfaces"])
+@pytest.mark.parametrize("fault", [_THROTTLED, error("ServerException", "internal", 500), unreachable()])
+def test_trouble_of_aws_while_the_task_comes_is_outlived(cloud, attempts, operation, fault):
+    attempts(1)
+    cloud.aws.plan(operation, fault, fault)
+    with cloud.deployment() as deployment:
+        assert deployment.is_alive()
+
+
+def test_trouble_of_aws_for_long_fails_in_time(cloud, attempts):
+    attempts(1)
+    cloud.aws.plan("DescribeTasks", *[_THROTTLED] * 50)
+    with pytest.raises(DeploymentStartupError, match=r"AWS does not tell.*Rate exceeded.*after 2 s"):
+        cloud.deployment(startup_timeout=2).start()
+    cloud.aws.clear_plan("DescribeTasks")
+
+
+def test_trouble_of_aws_does_not_keep_a_task_from_being_stopped(cloud, attempts):
+    attempts(1)
+    with cloud.deployment():
+        cloud.aws.plan("StopTask", unreachable(), _THROTTLED)
 
 
 @pytest.mark.parametrize(
@@ -247,6 +367,35 @@ def test_a_lost_answer_starts_no_second_task(cloud):
     with cloud.deployment() as deployment:
         assert deployment.is_alive()
         assert len(cloud.tasks()) == tasks + 1
+
+
+def test_a_lost_answer_starts_no_second_task_after_boto3_has_given_up(cloud, attempts):
+    attempts(2)
+    tasks = len(cloud.tasks())
+    cloud.aws.plan("RunTask", lost(), _THROTTLED, unreachable(), error("ServerException", "internal", 500))
+    with cloud.deployment() as deployment:
+        assert deployment.is_alive()
+        assert len(cloud.tasks()) == tasks + 1
+
+
+@pytest.mark.parametrize("between", [[], [_THROTTLED]], ids=["at once", "later"])
+def test_a_task_whose_answer_was_lost_is_stopped_when_the_start_fails(cloud, attempts, between):
+    attempts(2)
+    tasks = len(cloud.tasks())
+    cloud.aws.plan("RunTask", lost(), *between, _DENIED)
+    with pytest.raises(DeploymentStartupError, match="not authorized"):
+        cloud.deployment().start()
+    assert len(cloud.tasks()) == tasks + 1
+    assert last(cloud).desired_status == "STOPPED"
+
+
+def test_a_task_whose_answer_was_lost_is_stopped_besides_the_one_that_runs(cloud, attempts):
+    attempts(2)
+    tasks = len(cloud.tasks())
+    cloud.aws.plan("RunTask", lost(), error("ClientException", "TaskDefinition is inactive"))
+    with cloud.deployment():
+        assert len(cloud.tasks()) == tasks + 2
+    wait_until(lambda: not cloud.running())
 
 
 @pytest.mark.parametrize("operation", ["RunTask", "DescribeTasks", "DescribeNetworkInterfaces"])
@@ -293,8 +442,37 @@ def test_region_of_the_config(cloud, monkeypatch):
 
 
 def test_no_permission(cloud):
-    cloud.aws.plan("RunTask", error("AccessDeniedException", "User x may not do ecs:RunTask"))
-    with pytest.raises(DeploymentStartupError, match=r"(?s)may not do ecs:RunTask.*lack a permission"):
+    cloud.aws.plan("RunTask", _DENIED)
+    with pytest.raises(DeploymentStartupError, match=r"(?s)not authorized.*ecs:RunTask.*lack a permission"):
+        cloud.deployment().start()
+
+
+def test_a_role_that_cannot_be_assumed_for_long(cloud, monkeypatch):
+    monkeypatch.setattr("swerex.deployment.fargate.deployment.SETTLING", 1)
+    cloud.aws.plan("RunTask", *[_NO_ROLE] * 10)
+    with pytest.raises(DeploymentStartupError, match=r"(?s)unable to assume the role.*iam:PassRole"):
+        cloud.deployment().start()
+    cloud.aws.clear_plan("RunTask")
+
+
+@pytest.mark.parametrize("name", ["count", "startedBy", "clientToken"])
+def test_fargate_args_that_are_not_free(name):
+    with pytest.raises(ValidationError, match=f"'{name}' can't be given"):
+        FargateDeploymentConfig(fargate_args={name: 2})
+
+
+def test_an_environment_that_is_too_large(cloud):
+    tasks = len(cloud.tasks())
+    with cloud.deployment(env={"LARGE": "x" * 7000}):
+        pass
+    with pytest.raises(DeploymentStartupError, match=r"has 8\d\d\d characters as JSON, and ECS takes 8192"):
+        cloud.deployment(env={"LARGE": "x" * 8100}).start()
+    assert len(cloud.tasks()) == tasks + 1
+
+
+def test_an_endpoint_that_is_no_address(cloud, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(DeploymentStartupError, match=r"AWS can't be used.*nonsense"):
         cloud.deployment().start()
 
 
@@ -314,6 +492,17 @@ def test_the_task_ends_with_its_time_even_if_sleep_is_killed(cloud):
         assert deployment.is_alive(), "the end must not come before its time"
         wait_until(lambda: not cloud.running(), timeout=10)
         assert "container_timeout, 5 s, is over" in deployment.is_alive(timeout=0.5).message
+
+
+def test_the_task_ends_with_its_time_where_there_is_no_date(cloud):
+    folder = cloud.executables()
+    for name in ("sh", "sleep", "bash"):
+        (folder / name).symlink_to(f"/bin/{name}")
+    cloud.images["dateless"] = Image({"PATH": str(folder)})
+    with cloud.deployment(image="dateless", container_timeout=4) as deployment:
+        assert deployment.is_alive()
+        wait_until(lambda: not cloud.running(), timeout=15)
+        assert "container_timeout, 4 s, is over" in deployment.is_alive(timeout=0.5).message
 
 
 def test_the_task_ends_when_its_client_was_killed(cloud):

@@ -7,6 +7,7 @@ import shutil
 import site
 import venv
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.cloud.fargate_cloud import FargateCloud, Image
 from tests.util import needs, wait_until
 
 _BUCKET = "bundles"
-_BASE = ["bash", "cat", "date", "mkdir", "rm", "sh", "sleep"]
+_BASE = ["cat", "date", "mkdir", "rm", "sh", "sleep"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,16 +34,16 @@ def nothing_is_left(cloud: FargateCloud):
     wait_until(lambda: not cloud.running())
 
 
-def image_with(cloud: FargateCloud, *programs: str, **env: str) -> str:
+def image_with(cloud: FargateCloud, *programs: str, base: Sequence[str] = _BASE) -> str:
     """An image in which there are these programs, and hardly any others."""
-    name = "-".join(programs)
+    name = "-".join((*base, *programs))
     folder = cloud.folder / name
     if not folder.exists():
         folder.mkdir()
-        for program in (*_BASE, *programs):
+        for program in (*base, *programs):
             needs(program)
             (folder / program).symlink_to(Path(shutil.which(program, path="/usr/bin:/bin") or "").resolve())
-    cloud.images[name] = Image({"PATH": str(folder), **env})
+    cloud.images[name] = Image({"PATH": str(folder)})
     return name
 
 
@@ -61,6 +62,23 @@ def test_bundle_comes_with_what_the_image_has(cloud, programs):
     with cloud.deployment(image=image, bundle_bucket=_BUCKET) as deployment:
         assert deployment.runtime.execute(Command(command="echo $PATH")).stdout.endswith(f"/{image}\n")
     assert len(objects(cloud)) == 1, "it is put into the bucket once"
+
+
+def test_busybox_stands_in_for_all_that_is_needed(cloud):
+    image = image_with(cloud, "busybox", base=["sh"])
+    with cloud.deployment(image=image, bundle_bucket=_BUCKET, container_timeout=8) as deployment:
+        assert deployment.is_alive()
+        folder = cloud.started[deployment.task_arn].log.parent
+        [bundle] = folder.glob("swerex-*/")
+        assert not (bundle / "bundle.tar.gz").exists()
+        wait_until(lambda: not cloud.running(), timeout=20)
+        assert "container_timeout, 8 s, is over" in deployment.is_alive(timeout=0.5).message
+
+
+@pytest.mark.parametrize(("base", "program"), [(["sh", "mkdir"], "sleep"), (["sh", "sleep"], "mkdir")])
+def test_an_image_in_which_a_program_is_missing_says_so(cloud, base, program):
+    with pytest.raises(DeploymentStartupError, match=f"the image needs {program}, or busybox"):
+        cloud.deployment(image=image_with(cloud, base=base), bundle_bucket=_BUCKET).start()
 
 
 def test_nothing_of_the_bundle_is_in_the_environment_of_commands(cloud):
@@ -84,8 +102,9 @@ def test_a_bundle_is_put_there_without_the_right_to_list(cloud):
         assert deployment.is_alive()
 
 
-def test_a_damaged_bundle_does_not_start(cloud):
-    image = image_with(cloud, "curl", "tar", "gzip", "sha256sum")
+@pytest.mark.parametrize("programs", [("curl", "tar", "gzip", "sha256sum"), ("busybox",), ("python3",)])
+def test_a_damaged_bundle_does_not_start(cloud, programs):
+    image = image_with(cloud, *programs)
     [key] = objects(cloud)
     s3 = cloud.aws_client("s3")
     whole = s3.get_object(Bucket=_BUCKET, Key=key)["Body"].read()
@@ -95,6 +114,17 @@ def test_a_damaged_bundle_does_not_start(cloud):
             cloud.deployment(image=image, bundle_bucket=_BUCKET).start()
     finally:
         s3.put_object(Bucket=_BUCKET, Key=key, Body=whole)
+
+
+def test_a_bundle_that_was_removed_is_put_there_again_by_the_next_start(cloud):
+    image = image_with(cloud, "curl", "tar", "gzip")
+    [key] = objects(cloud)
+    with cloud.deployment(image=image, bundle_bucket=_BUCKET):
+        cloud.aws_client("s3").delete_object(Bucket=_BUCKET, Key=key)
+        with pytest.raises(DeploymentStartupError, match="could not be fetched"):
+            cloud.deployment(image=image, bundle_bucket=_BUCKET).start()
+        with cloud.deployment(image=image, bundle_bucket=_BUCKET) as deployment:
+            assert deployment.is_alive()
 
 
 def test_an_image_that_can_fetch_nothing_says_what_it_needs(cloud):

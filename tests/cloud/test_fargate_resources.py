@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import boto3
 import pytest
 from pydantic import ValidationError
 
 from swerex.deployment.config import FargateDeploymentConfig
 from swerex.deployment.fargate.task import merge_args
 from swerex.exceptions import DeploymentStartupError
-from swerex.utils.aws import connect
+from swerex.utils.aws import Aws, connect
 from swerex.utils.aws_resources import (
     find_network,
     find_or_make_cluster,
@@ -92,8 +95,9 @@ def test_a_removed_cluster_is_made_again(cloud, aws):
 def test_the_first_cluster_of_an_account_waits_for_its_service_role(cloud, aws):
     message = "Unable to assume the service linked role. Please verify that it exists."
     cloud.aws.plan("CreateCluster", error("InvalidParameterException", message))
+    before = cloud.aws.calls["CreateCluster"]
     find_or_make_cluster(aws, "first", spot=False)
-    assert cloud.aws.calls["CreateCluster"] >= 2
+    assert cloud.aws.calls["CreateCluster"] == before + 2
 
 
 # Roles
@@ -177,7 +181,9 @@ def test_given_subnets_are_used_and_their_vpc_found(cloud, aws):
     vpc = aws.ec2.create_vpc(CidrBlock="10.9.0.0/16")["Vpc"]["VpcId"]
     # moto can't run a task in a network without names.
     aws.ec2.modify_vpc_attribute(VpcId=vpc, EnableDnsHostnames={"Value": True})
-    subnet = aws.ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.1.0/24")["Subnet"]["SubnetId"]
+    # Not in the first zone, where another test makes a default subnet: moto takes any, which is in its way.
+    made = aws.ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.1.0/24", AvailabilityZone="us-east-1b")
+    subnet = made["Subnet"]["SubnetId"]
     args = {"networkConfiguration": {"awsvpcConfiguration": {"subnets": [subnet]}}}
     with cloud.deployment(fargate_args=args):
         used = cloud.tasks()[-1].network_configuration["awsvpcConfiguration"]
@@ -227,6 +233,103 @@ def test_a_task_definition_is_made_once_for_each_content(cloud, aws):
 def test_a_task_definition_waits_until_its_role_is_known(cloud, aws):
     cloud.aws.plan("RegisterTaskDefinition", error("ClientException", "Role is not valid"))
     assert find_or_make_task_definition(aws, "waits", _DEFINITION)
+
+
+# What AWS answers while others make the same, or before it knows everywhere what was made
+
+
+_STEPS: dict[str, Callable[[Aws], object]] = {
+    "cluster": lambda aws: find_or_make_cluster(aws, "unsettled", spot=False),
+    "log group": lambda aws: find_or_make_log_group(aws, "/unsettled"),
+    "role": lambda aws: find_or_make_execution_role(aws, "unsettled"),
+    "security group": lambda aws: find_or_make_security_group(
+        aws, "unsettled", vpc=vpc_of(aws), port=1, cidr="10.0.0.0/8"
+    ),
+    "task definition": lambda aws: find_or_make_task_definition(aws, "unsettled", _DEFINITION),
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "operation", "fault"),
+    [
+        ("cluster", "CreateCluster", error("UpdateInProgressException", "being made")),
+        ("log group", "CreateLogGroup", error("OperationAbortedException", "A conflicting operation")),
+        ("role", "CreateRole", error("ConcurrentModification", "multiple requests to change this", 409)),
+        ("role", "CreateRole", error("EntityAlreadyExists", "There is a role of this name", 409)),
+        ("role", "AttachRolePolicy", error("NoSuchEntity", "The role cannot be found.", 404)),
+        ("security group", "CreateSecurityGroup", error("InvalidGroup.Duplicate", "already exists")),
+        ("security group", "AuthorizeSecurityGroupIngress", error("InvalidGroup.NotFound", "not exist")),
+        (
+            "task definition",
+            "RegisterTaskDefinition",
+            error("ClientException", "Too many concurrent attempts to create a new revision of the family."),
+        ),
+    ],
+    ids=lambda item: item if isinstance(item, str) else "",
+)
+def test_an_account_that_is_not_settled(tmp_path, step, operation, fault):
+    with fargate_cloud(tmp_path) as cloud:
+        aws = connect(None)
+        cloud.aws.plan(operation, fault, fault)
+        made = _STEPS[step](aws)
+        assert _STEPS[step](aws) == made
+        assert cloud.aws.calls[operation] == 3
+
+
+def test_a_role_that_is_there_and_can_be_found_only_later(cloud, aws):
+    arn = find_or_make_execution_role(aws, "later")
+    cloud.aws.plan("GetRole", *[error("NoSuchEntity", "not yet", 404)] * 3)
+    assert find_or_make_execution_role(aws, "later") == arn
+
+
+def test_a_security_group_that_is_there_and_can_be_found_only_later(cloud, aws):
+    group = _STEPS["security group"](aws)
+    empty = xml("DescribeSecurityGroups", "<securityGroupInfo></securityGroupInfo>")
+    cloud.aws.plan("DescribeSecurityGroups", *[empty] * 3)
+    assert _STEPS["security group"](aws) == group
+
+
+def test_what_never_settles_is_a_typed_error(cloud, monkeypatch):
+    monkeypatch.setattr("swerex.utils.aws_resources.SETTLING", 1)
+    empty = xml("DescribeSecurityGroups", "<securityGroupInfo></securityGroupInfo>")
+    cloud.aws.plan("DescribeSecurityGroups", *[empty] * 9)
+    cloud.aws.plan("CreateSecurityGroup", *[error("InvalidGroup.Duplicate", "already exists")] * 9)
+    with pytest.raises(DeploymentStartupError, match=r"could not be found or made.*InvalidGroup.Duplicate"):
+        cloud.deployment(security_group_prefix="never").start()
+    cloud.aws.clear_plan("DescribeSecurityGroups")
+    cloud.aws.clear_plan("CreateSecurityGroup")
+
+
+# The clients
+
+
+def test_each_default_session_has_clients_of_its_own(cloud, monkeypatch):
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    made = []
+    for number in range(10):
+        boto3.setup_default_session(aws_access_key_id=f"key{number}", aws_secret_access_key="x")
+        made.append(connect(None))
+        assert made[-1].ecs._request_signer._credentials.access_key == f"key{number}"
+    assert connect(None) is made[-1]
+
+
+@pytest.mark.parametrize("region", ["eu-central-1", "us-east-1"])
+def test_a_presigned_address_names_the_region(cloud, monkeypatch, region):
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    address = connect(region).s3.generate_presigned_url("get_object", Params={"Bucket": "mine", "Key": "a"})
+    hosts = {"eu-central-1": "mine.s3.eu-central-1.amazonaws.com", "us-east-1": "mine.s3.amazonaws.com"}
+    assert urlsplit(address).hostname == hosts[region]
+    assert "AWS4-HMAC-SHA256" in address
+
+
+def test_what_is_forgotten_at_any_moment_is_returned_nevertheless(aws):
+    class Key:
+        def __hash__(self) -> int:
+            # Called whenever it is looked up.
+            aws.forget()
+            return 1
+
+    assert aws.once(Key(), lambda: "made") == "made"
 
 
 # All of it

@@ -6,12 +6,13 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 import pytest
 
 from swerex.utils.aws_teardown import main
-from tests.cloud.fargate_aws import error
+from tests.cloud.fargate_aws import answer, error
 from tests.cloud.fargate_cloud import FargateCloud, Image, fargate_cloud
 
 _TAGS = [{"key": "origin", "value": "swe-rex-deployment-auto"}]
@@ -191,6 +192,67 @@ def test_goes_on_past_a_kind_that_cannot_be_listed(empty, make, capsys):
     assert "found" not in names(empty)
 
 
+@pytest.mark.parametrize(
+    ("operation", "gone"),
+    [
+        ("ListRoleTags", error("NoSuchEntity", "The role cannot be found.", 404)),
+        (
+            "ListTagsForResource",
+            error("ResourceNotFoundException", "The specified log group does not exist."),
+        ),
+        ("ListTasks", error("ClusterNotFoundException", "Cluster not found.")),
+        ("DescribeTaskDefinition", error("ClientException", "Unable to describe task definition.")),
+    ],
+)
+def test_goes_on_past_an_item_that_vanishes_while_it_is_listed(empty, make, capsys, operation, gone):
+    for name in ("one", "two"):
+        make.task(make.cluster(name), make.definition(name))
+        make.role(name)
+        make.log_group(name)
+    assert main(["--dry-run"]) == 0
+    found = capsys.readouterr().out.splitlines()
+    empty.aws.plan(operation, gone)
+    assert main(["--dry-run"]) == 0
+    missing = set(found) - set(capsys.readouterr().out.splitlines())
+    assert len(missing) <= 1, "none, if what vanished is not ours"
+
+
+def test_goes_on_past_an_item_of_which_nothing_is_told(empty, make, capsys):
+    roles = {"one", "two"}
+    for name in roles:
+        make.role(name)
+    empty.aws.plan("ListRoleTags", error("AccessDenied", "not this one", 403))
+    assert main(["--yes"]) == 1
+    told = re.search(r"Whether the role (\w+) is ours can't be told: .*not this one", capsys.readouterr().out)
+    assert told
+    assert roles & names(empty) == roles & {told[1]}
+
+
+_STILL_ACTIVE = answer(
+    {
+        "taskDefinitions": [],
+        "failures": [{"arn": "a", "reason": "The specified task definition is still in ACTIVE status."}],
+    }
+)
+
+
+def test_a_definition_is_removed_as_soon_as_it_is_known_to_be_deregistered(empty, make):
+    arn = make.definition("slow")
+    empty.aws.plan("DeleteTaskDefinitions", _STILL_ACTIVE)
+    assert main(["--yes"]) == 0
+    assert arn not in make.ecs.list_task_definitions(status="INACTIVE")["taskDefinitionArns"]
+
+
+def test_a_definition_that_is_not_removed_is_left(empty, make, monkeypatch, capsys):
+    monkeypatch.setattr("swerex.utils.aws_teardown._DEREGISTERING", 0)
+    arn = make.definition("stays")
+    empty.aws.plan("DeleteTaskDefinitions", _STILL_ACTIVE)
+    assert main(["--yes"]) == 1
+    assert re.search(
+        rf"Not removed: task definition {arn}: .*still in ACTIVE status", capsys.readouterr().out
+    )
+
+
 def test_waits_until_what_uses_it_has_ended(empty, make):
     group = make.group("busy")
     empty.aws.plan("DeleteSecurityGroup", error("DependencyViolation", "an interface uses it"))
@@ -239,5 +301,6 @@ def test_all_pages_of_all_kinds_are_removed(account, capsys):
         assert len(re.findall(rf"^Removed: {kind} \S+$", out, re.MULTILINE)) == _MANY, kind
     assert names(account) == theirs
     assert account.running() == their_tasks
-    removed = [line.split()[1] for line in out.splitlines() if line.startswith("Removed: ")]
-    assert list(dict.fromkeys(removed)) == ["task", "cluster", "security", "role", "log"]
+    removed = re.findall(r"^Removed: (.+) \S+$", out, re.MULTILINE)
+    kinds = ["task", "cluster", "task definition", "security group", "role", "log group"]
+    assert [kind for kind, _ in groupby(removed)] == kinds

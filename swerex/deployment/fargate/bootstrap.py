@@ -2,7 +2,8 @@
 
 All that is secret, or differs from task to task, is in the environment: SWEREX_AUTH_TOKEN and SWEREX_LEASE,
 which the server reads, SWEREX_TIMEOUT (seconds until the task ends in any case), and for a bundle
-SWEREX_BUNDLE_URL and SWEREX_BUNDLE_SHA256. None of it is left to the commands in the sandbox.
+SWEREX_BUNDLE_URL and SWEREX_BUNDLE_SHA256. None of it is in the environment of the commands in the sandbox;
+those that run as root can read it in /proc.
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ from swerex.deployment.fallback import SHELL_FUNCTIONS, server_in_image
 __all__ = ["bundle_script", "image_script"]
 
 _BEGIN = """\
+has sleep || end "the image needs sleep, or busybox"
 (
-    # In short pieces, since a command in the sandbox may kill whatever is called sleep.
-    last=$(($(date +%s) + SWEREX_TIMEOUT))
-    while left=$((last - $(date +%s))) && [ "$left" -gt 0 ]; do
-        sleep $((left < 60 ? left : 60))
+    # In short pieces, since a command in the sandbox may kill whatever is called sleep. Where there is no
+    # date, what was slept is counted.
+    passed=0
+    begin=$(date +%s 2>/dev/null)
+    while
+        [ -z "$begin" ] || passed=$(($(date +%s) - begin))
+        left=$((SWEREX_TIMEOUT - passed))
+        [ "$left" -gt 0 ]
+    do
+        piece=$((left < 60 ? left : 60))
+        sleep $piece && passed=$((passed + piece))
     done
     echo "swerex: container_timeout, $SWEREX_TIMEOUT s, is over" >&2
     kill $$
@@ -43,9 +52,13 @@ make_root
     cat "$root/errors" >&2
     end "the bundle could not be fetched; the image needs curl, wget or python3, and the task a way to S3"
 }}
-if command -v sha256sum >/dev/null; then
-    echo "$digest  $root/bundle.tar.gz" | sha256sum -c >/dev/null || end "the bundle arrived damaged"
-fi
+found=$(
+    {{
+        sha256sum ||
+            python3 -Ic 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
+    }} <"$root/bundle.tar.gz" 2>/dev/null
+)
+[ -z "$found" ] || [ "${{found%% *}}" = "$digest" ] || end "the bundle arrived damaged"
 {{
     tar -xzf "$root/bundle.tar.gz" -C "$root" ||
         busybox tar -xzf "$root/bundle.tar.gz" -C "$root" ||
@@ -71,7 +84,7 @@ def bundle_script(command: Callable[[str], list[str]], port: int) -> str:
 
 def image_script(port: int) -> str:
     """A script for ``/bin/sh -c`` that starts the image's own server, or else installs it with pip."""
-    return _BEGIN + server_in_image(_options(port), "; give a bundle_bucket")
+    return server_in_image(_options(port), "; give a bundle_bucket", _BEGIN)
 
 
 def _options(port: int) -> list[str]:

@@ -10,7 +10,8 @@ from botocore.exceptions import ClientError
 
 from swerex.deployment.fargate.bootstrap import bundle_script
 from swerex.exceptions import DeploymentStartupError
-from swerex.utils.aws import Aws, error_code
+from swerex.utils.aws import Aws
+from swerex.utils.aws_errors import error_code
 
 __all__ = ["BucketBundle"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -12,6 +13,7 @@ from swerex import __version__
 from swerex.deployment.config import FargateDeploymentConfig
 from swerex.deployment.fargate.bootstrap import image_script
 from swerex.deployment.fargate.bundle import BucketBundle
+from swerex.exceptions import DeploymentStartupError
 from swerex.utils.aws import TAGS, Aws
 from swerex.utils.aws_resources import (
     Network,
@@ -36,12 +38,18 @@ __all__ = [
 
 CONTAINER = "swerex"
 """The name of the container in the task definition, for `fargate_args` that override something of it."""
+_MOST_OVERRIDES = 8192
+"""Characters, as JSON."""
 
 
 def run_task_args(
     aws: Aws, config: FargateDeploymentConfig, bundle: BucketBundle | None, token: str
 ) -> dict[str, Any]:
-    """The arguments for `run_task`, with `fargate_args` in them. What they name is there, or is made."""
+    """The arguments for `run_task`, with `fargate_args` in them. What they name is there, or is made.
+
+    Raises:
+        DeploymentStartupError: the environment is larger than ECS takes, or there is no network.
+    """
     given = config.fargate_args
     cluster = given.get("cluster", config.cluster_name)
     aws.once(("cluster", cluster, config.spot), lambda: find_or_make_cluster(aws, cluster, spot=config.spot))
@@ -74,7 +82,14 @@ def run_task_args(
             args["capacityProviderStrategy"] = [{"capacityProvider": "FARGATE_SPOT", "weight": 1}]
         else:
             args["launchType"] = "FARGATE"
-    return merge_args(args, given)
+    merged = merge_args(args, given)
+    size = len(json.dumps(merged["overrides"]))
+    if size > _MOST_OVERRIDES:
+        raise DeploymentStartupError(
+            f"The environment of the task, with what fargate_args override, has {size} characters as JSON, "
+            f"and ECS takes {_MOST_OVERRIDES}. Give less in `env`, and bring what is large in as a file."
+        )
+    return merged
 
 
 def merge_args(args: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
