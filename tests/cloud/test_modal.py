@@ -506,8 +506,9 @@ def test_stop_ends_a_start_that_waits(cloud, hindrance):
     deployment.add_hook(hook)
     with ThreadPoolExecutor(1) as pool:
         start = pool.submit(deployment.start)
-        assert reached.wait(20)
+        in_time = reached.wait(50)
         deployment.stop()
+        assert in_time
         with pytest.raises(DeploymentStartupError, match="was stopped while it started"):
             start.result(10)
     wait_until(lambda: not cloud.running())
