@@ -9,13 +9,15 @@ import _thread
 import atexit
 import logging
 import os
+import sys
 import threading
+import time
 import warnings
 import weakref
 from abc import ABC
 from collections.abc import Callable
 from types import TracebackType
-from typing import Generic
+from typing import Any, Generic
 
 from pydantic import BaseModel
 from typing_extensions import Self, TypeVar
@@ -25,7 +27,7 @@ from swerex.exceptions import DeploymentNotStartedError, DeploymentStartupError,
 from swerex.runtime.abstract import AbstractRuntime, IsAliveResponse
 from swerex.utils.log import get_logger
 
-__all__ = ["AbstractDeployment", "stop_all"]
+__all__ = ["AbstractDeployment", "patience", "stop_all", "stop_at_exit"]
 
 RuntimeT = TypeVar("RuntimeT", bound=AbstractRuntime, default=AbstractRuntime, covariant=True)
 
@@ -53,8 +55,8 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
     @classmethod
     def from_config(cls, config: BaseModel) -> Self:
         """A deployment as `config` describes it. Later changes of `config` have no effect on it."""
-        # Not `model_dump()`, which takes apart what somebody else's library is to be given.
-        return cls(**dict(config))
+        # Not `model_dump()`, which takes apart what another library is to be given, nor a deep copy of that.
+        return cls(**{name: _copied(value) for name, value in config})
 
     def add_hook(self, hook: DeploymentHook) -> None:
         """Tell `hook` of every step of the start."""
@@ -113,6 +115,9 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
         """Close the runtime and remove the sandbox. Safe to call again, before `start`, and for a sandbox
         that is gone."""
         self._stop_called = True
+        if self._owner != os.getpid():
+            # And in a forked child a thread that it does not have may hold the lock for ever.
+            return
         with self._lock:
             # In a signal handler in the midst of start(), that one sees the note and removes what it made.
             if self._owner != os.getpid() or self._starting:
@@ -212,8 +217,8 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
             self._stop_and_log_errors()
 
     def __del__(self) -> None:
-        if self._owner == os.getpid():
-            warnings.warn(f"{type(self).__name__} was not stopped", ResourceWarning, stacklevel=2)
+        # What is left when the interpreter is taken down could not be stopped at its exit.
+        if self._owner == os.getpid() and not sys.is_finalizing():
             _collected.add(self)
             # Not here: this may be any thread, also one that others wait for, or one that holds their locks.
             try:
@@ -221,10 +226,18 @@ class AbstractDeployment(ABC, Generic[RuntimeT]):
             except RuntimeError:
                 # Python 3.12 starts no threads at the exit of the interpreter.
                 self._stop_collected()
+            warnings.warn(f"{type(self).__name__} was not stopped", ResourceWarning, stacklevel=2)
 
     def _stop_collected(self) -> None:
         self._stop_and_log_errors()
         _collected.discard(self)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of dicts and lists, with the same things in them."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _paragraphs(*texts: str) -> str:
@@ -238,12 +251,28 @@ _collected: set[AbstractDeployment] = set()
 """Those that are being stopped since nobody holds them any more."""
 
 
-@atexit.register
+_EXIT_TIMEOUT = 20.0
+"""For how many seconds, in all, deployments may hold up the exit of the interpreter."""
+_exit_deadline = float("inf")
+
+
+def patience(seconds: float) -> float:
+    """For how many seconds a removal that takes so many at the most may go on; 0 when the interpreter has to
+    exit now."""
+    return max(0.0, min(seconds, _exit_deadline - time.monotonic()))
+
+
 def stop_all() -> None:
-    """Stop all deployments of this process, as at its end."""
+    """Stop all deployments of this process."""
     with _started_lock:
         deployments = [*_started, *_collected]
     for deployment in deployments:
         deployment._stop_and_log_errors()
-        # What could not be stopped now can't be when it is collected either.
-        deployment._owner = None
+
+
+@atexit.register
+def stop_at_exit() -> None:
+    """Stop all deployments, as the last thing that is done with them."""
+    global _exit_deadline
+    _exit_deadline = min(_exit_deadline, time.monotonic() + _EXIT_TIMEOUT)
+    stop_all()

@@ -6,6 +6,7 @@ A config may be copied and changed; it is checked again when a deployment is mad
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from ipaddress import IPv4Network
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -160,7 +161,10 @@ class ModalDeploymentConfig(BaseModel):
                 "for a sandbox that reaches nothing"
             )
         for name in ("encrypted_ports", "h2_ports", "unencrypted_ports"):
-            if MODAL_PORT in (kwargs.get(name) or ()):
+            ports = kwargs.get(name) or ()
+            if not isinstance(ports, Collection):
+                raise ValueError(f"{name!r} is {ports!r}, and has to be a list of ports")
+            if MODAL_PORT in ports:
                 raise ValueError(f"port {MODAL_PORT} in {name!r} is the server's: take another one")
         return kwargs
 

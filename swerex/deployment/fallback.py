@@ -16,20 +16,21 @@ end() {
 has() {
     command -v "$1" >/dev/null
 }
-for name in cat date mkdir rm sha256sum sleep; do
-    has $name || ! has busybox || eval "$name() { busybox $name \\"\\$@\\"; }"
+for swerex_name in cat date mkdir rm sha256sum sleep; do
+    has $swerex_name || ! has busybox || eval "$swerex_name() { busybox $swerex_name \\"\\$@\\"; }"
 done
 make_root() {
     has mkdir || end "the image needs mkdir, or busybox"
-    for folder in "${TMPDIR:-/tmp}" /var/tmp "$PWD" /; do
-        root=${folder%/}/swerex-$$
-        mkdir "$root" 2>/dev/null && return
+    for swerex_folder in "${TMPDIR:-/tmp}" /var/tmp "$PWD" /; do
+        swerex_root=${swerex_folder%/}/swerex-$$
+        mkdir "$swerex_root" 2>/dev/null && return
     done
     end "no folder can be written to; tried TMPDIR, /tmp, /var/tmp, $PWD and /"
 }
 """
 """For scripts that start a server in a sandbox: `end` with a message; whether the image `has` a program, of
-which busybox stands in for some; `make_root`, a new folder, `$root`."""
+which busybox stands in for some; `make_root`, a new folder, `$swerex_root`. A variable of another name may be
+one of the sandbox's environment, which the server hands on."""
 
 # A server of the other implementation knows its token from the command line only, and would hand the
 # variable on to its sessions. PYTHONPATH would be handed on too.
@@ -38,16 +39,16 @@ if has {remote}; then
     case $({remote} --help 2>&1) in
         *SWEREX_AUTH_TOKEN*) exec {remote} {options} ;;
     esac
-    token=$SWEREX_AUTH_TOKEN
+    swerex_token=$SWEREX_AUTH_TOKEN
     unset SWEREX_AUTH_TOKEN SWEREX_LEASE
-    exec {remote} {options} --auth-token "$token"
+    exec {remote} {options} --auth-token "$swerex_token"
 fi
 make_root
-for python in python3 python; do
-    if has $python &&
-        $python -m pip install --quiet --disable-pip-version-check --target "$root" {requirement}
+for swerex_python in python3 python; do
+    if has $swerex_python &&
+        $swerex_python -m pip install -q --disable-pip-version-check --target "$swerex_root" {requirement}
     then
-        exec $python -Ic {run} "$root" {options}
+        exec $swerex_python -Ic {run} "$swerex_root" {options}
     fi
 done
 end {failure}

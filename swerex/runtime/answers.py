@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from swerex.exceptions import SandboxDiedError, SwerexException
-from swerex.runtime.abstract import ReadFileResponse
 from swerex.runtime.transport import HttpAnswer
 from swerex.runtime.wire import EXCEPTION_STATUS, decode_exception
 
@@ -24,12 +24,9 @@ def parse(answer: HttpAnswer, response_type: type[_Response]) -> _Response:
     try:
         return response_type.model_validate_json(answer.body)
     except ValidationError as error:
-        content = _json(answer.body)
-        if response_type is ReadFileResponse and isinstance(content, dict) and list(content) == ["content"]:
-            text = content["content"]
-            if isinstance(text, str):
-                # With the error handler "surrogateescape" a text holds what pydantic takes for no text.
-                return response_type.model_construct(content=text)
+        # A lone surrogate, as the error handler "surrogateescape" makes, is JSON to others than pydantic.
+        with suppress(ValidationError):
+            return response_type.model_validate(_json(answer.body))
         raise SwerexException(f"The server's answer is no {response_type.__name__}: {error}") from None
 
 

@@ -37,6 +37,8 @@ from swerex.runtime.syntax import SyntaxChecker, is_plain, syntax_error
 
 __all__ = ["BashSession"]
 
+_LAST_STEPS = 0.3
+"""How many seconds a command may take to end that has printed what was expected of it."""
 _DEFAULTS = {"TERM": "dumb", "PAGER": "cat", "GIT_PAGER": "cat", "MANPAGER": "cat"}
 
 
@@ -119,11 +121,15 @@ class BashSession:
         """As `AbstractRuntime.run_in_session`. After a `SessionNotInitializedError` it can't go on."""
         deadline = None if action.timeout is None else time.monotonic() + action.timeout
         patterns = _compile(action.expect)
+        interactive = action.is_interactive_command or action.is_interactive_quit
         with self._my_turn(action):
             exchange = self._shell.exchange
             assert exchange
+            if exchange.may_end and not interactive:
+                patience = time.monotonic() + _LAST_STEPS
+                self._shell.wait(exchange, patience if deadline is None else min(deadline, patience))
             if not exchange.over:
-                if not (action.is_interactive_command or action.is_interactive_quit):
+                if not interactive:
                     raise self._busy()
                 search = exchange.expect(() if action.is_interactive_quit else patterns)
                 text = action.command.encode("utf-8", "surrogateescape") + b"\n"
@@ -226,8 +232,9 @@ class BashSession:
             result = self._shell.wait(exchange, deadline, search, on_output)
         finally:
             exchange.running = False
-        match = None if isinstance(result, bool) else result
         with self._shell.changed:
+            # Once more, so that what is found does not depend on how soon the command ends.
+            match = search() if isinstance(result, bool) else result
             output = _without_echo(exchange.report_until(match), sent)
             exchange.forget()
         if self._shell.closed:
@@ -237,11 +244,14 @@ class BashSession:
             )
         if match:
             # What was started as an ordinary command is a program to talk to now, of unknown status.
-            ordinary = not (action.is_interactive_command or action.is_interactive_quit)
-            self._interactive = True
+            status = 0 if action.is_interactive_command else None
+            if exchange.over and action.is_interactive_command:
+                status = self._shell.settle(exchange)
+            self._interactive = not exchange.over
+            exchange.may_end = not action.is_interactive_command
             return BashObservation(
                 output=output,
-                exit_code=None if ordinary else _unless_ignored(action, 0),
+                exit_code=_unless_ignored(action, status),
                 failure_reason=lost,
                 expect_string=match.pattern,
             )

@@ -61,6 +61,8 @@ class Exchange:
         """What became of the shell that ended."""
         self.settled = False
         """A call has reported the end."""
+        self.may_end = False
+        """It has printed what was expected of it, which may have been the last thing that it had to do."""
         self.unreported = False
         """The shell could not report the end of the command, and `status` says nothing."""
         self.oom_kills = oom_kills()

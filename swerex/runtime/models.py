@@ -162,7 +162,8 @@ class BashObservation(_Model):
     output: str = ""
     """Standard output and standard error as they came. Bytes that are not UTF-8 appear as ``\\xNN``."""
     exit_code: int | None = None
-    """128 + N for a command that signal N ended. None for `check="ignore"`."""
+    """128 + N for a command that signal N ended. None for `check="ignore"`, and for an ordinary command that
+    was only waited for until it printed what was expected."""
     failure_reason: str = ""
     """What happened to the shell itself, when the command took it along."""
     expect_string: str = ""

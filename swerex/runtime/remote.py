@@ -82,12 +82,14 @@ class RemoteRuntime(AbstractRuntime):
     def is_alive(self, *, timeout: float | None = None) -> IsAliveResponse:
         """Whether the server answers; `timeout` defaults to that of the config."""
         timeout = self._config.timeout if timeout is None else timeout
-        # A server that ends is missed some moments before anybody can tell how it has ended.
-        deadline = time.monotonic() + (min(timeout, _OBITUARY_TIMEOUT) if self._has_obituary else 0)
+        end = time.monotonic() + timeout
         try:
             return parse(self._client.ask_alive(timeout), IsAliveResponse)
         except Exception as error:
-            # A server may answer with an exception of any class that it likes.
+            # A server may answer with an exception of any class that it likes. One that ends is missed some
+            # moments before anybody can tell how it has ended.
+            now = time.monotonic()
+            deadline = min(end, now + _OBITUARY_TIMEOUT) if self._has_obituary else now
             while not (reason := self._client.obituary()) and time.monotonic() < deadline:
                 time.sleep(0.02)
             reason = reason or f"{self._client.url} does not answer: {error}"

@@ -268,11 +268,10 @@ class Shell:
                         finally:
                             self.changed.acquire()
                         continue
-                    # In this order, so that what is found does not depend on how soon the command ends.
-                    if match := search():
-                        return match
                     if exchange.over or self.closed:
                         return True
+                    if match := search():
+                        return match
                     remaining = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
                     if remaining <= 0:
                         return False

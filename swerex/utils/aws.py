@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import InvalidEndpointConfigurationError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, InvalidEndpointConfigurationError, NoCredentialsError
 
 from swerex import __version__
 
@@ -215,6 +215,8 @@ def connect(region: str | None) -> Aws:
                 raise NoCredentialsError
             try:
                 aws = _connected[key] = Aws(session, region)
+            except BotoCoreError:
+                raise
             except ValueError as error:
                 raise InvalidEndpointConfigurationError(msg=str(error)) from error
         return aws

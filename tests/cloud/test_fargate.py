@@ -244,7 +244,7 @@ def test_an_aws_that_does_not_answer_holds_nobody_up(cloud):
         assert begun.is_set()
         assert time.monotonic() - begin < 15, "AWS is waited for as long as it takes"
         released.set()
-        wait_until(lambda: "exit code 137" in deployment.is_alive(timeout=0.1).message)
+        wait_until(lambda: "exit code 137" in deployment.is_alive(timeout=0.1).message, timeout=20)
 
 
 def test_a_log_group_that_was_removed_is_made_again_by_the_next_start(cloud):
@@ -268,8 +268,11 @@ def test_a_forked_child_has_sandboxes_of_its_own(cloud):
         if child == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(30)
-            with cloud.deployment() as own:
-                os._exit(0 if own.is_alive() and own.stop() is None else 1)
+            try:
+                with cloud.deployment() as own:
+                    os._exit(0 if own.is_alive() and own.stop() is None else 1)
+            finally:
+                os._exit(2)
         assert os.waitpid(child, 0)[1] == 0
         released.set()
         starting.result(20)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from swerex.deployment.abstract import AbstractDeployment
+from swerex.deployment.abstract import AbstractDeployment, stop_all
 from swerex.deployment.hooks.abstract import DeploymentHook
 from swerex.exceptions import DeploymentNotStartedError, DeploymentStartupError, SandboxDiedError
 from swerex.runtime.abstract import CloseResponse, IsAliveResponse
@@ -241,6 +241,13 @@ def test_a_class_may_have_a_start_and_a_stop_of_its_own():
         AbstractDeployment().start()
 
 
+def test_stop_all_in_the_middle_of_start_leaves_nothing(deployment):
+    deployment.add_hook(StepHook("Waiting for the process", stop_all))
+    with pytest.raises(DeploymentStartupError, match="stopped while it started"):
+        deployment.start()
+    assert running(deployment) == [False]
+
+
 def test_many_threads_start_one_place(deployment):
     threads = [threading.Thread(target=deployment.start) for _ in range(8)]
     for thread in threads:
@@ -283,6 +290,15 @@ def test_whoever_collects_a_deployment_does_not_wait_for_its_end():
     assert removed.wait(10)
 
 
+def test_a_collected_deployment_is_stopped_where_warnings_are_errors():
+    output = run_python(
+        "import warnings; warnings.simplefilter('error')\n"
+        "d = ProcessDeployment(); d.start(); process = d.processes[0]\n"
+        "del d; process.wait(20); print(process.returncode)"
+    )
+    assert output == "-9\n"
+
+
 def run_python(code: str) -> str:
     """What a new interpreter prints that has the names of this module."""
     result = subprocess.run(
@@ -300,6 +316,20 @@ def test_interpreter_exit_stops_what_was_started():
     pid = run_python("d = ProcessDeployment(); d.start(); print(d.processes[0].pid)")
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+def test_exit_of_a_child_that_was_forked_during_a_start():
+    output = run_python(
+        "begun, go_on = threading.Event(), threading.Event()\n"
+        "d = ProcessDeployment()\n"
+        "d.add_hook(StepHook('Waiting for the process', lambda: (begun.set(), go_on.wait())))\n"
+        "thread = threading.Thread(target=d.start); thread.start(); begun.wait()\n"
+        "child = os.fork()\n"
+        "if not child: sys.exit(5)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "go_on.set(); thread.join(); print(d.is_alive()); d.stop()"
+    )
+    assert output == "5\nis_alive=True message=''\n"
 
 
 def test_exit_of_a_forked_child_stops_nothing():

@@ -223,3 +223,17 @@ def test_a_client_library_that_is_not_installed(config, package, monkeypatch):
         ImportError, match=rf"needs the package '{package}': pip install 'swerex\[{config.type}\]'"
     ):
         get_deployment(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (FargateDeploymentConfig(fargate_args={"tags": [{"key": "a", "value": "b"}]}), "fargate_args"),
+        (ModalDeploymentConfig(modal_sandbox_kwargs={"tags": {"a": "b"}}), "modal_sandbox_kwargs"),
+    ],
+)
+def test_later_changes_of_a_config_have_no_effect(config, field):
+    deployment = config.get_deployment()
+    before = copy.deepcopy(getattr(config, field))
+    getattr(config, field)["tags"].clear()
+    assert getattr(deployment._config, field) == before

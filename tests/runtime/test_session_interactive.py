@@ -243,8 +243,25 @@ def test_what_is_expected_of_an_ordinary_command_leaves_a_program_to_talk_to(ses
 
 @pytest.mark.parametrize("pause", ["", "; sleep 0.3"])
 def test_what_is_expected_is_found_whether_the_command_has_ended_or_not(session: Session, pause: str) -> None:
-    observation = session.run(f"echo before; echo now{pause}", expect=["now"], timeout=5)
+    observation = session.run(f"echo before; echo now; echo after{pause}", expect=["now"], timeout=5)
     assert (observation.output, observation.expect_string) == ("before\n", "now")
+    assert session.interrupt().output == "\nafter\n"
+    assert_next_is_right(session)
+
+
+def test_a_command_that_ends_after_what_is_expected_leaves_the_session_free(session: Session) -> None:
+    for _ in range(50):
+        assert session.run("echo before; echo now", expect=["now"], timeout=5).exit_code is None
+        assert_next_is_right(session)
+
+
+def test_a_pattern_that_is_no_utf_8_comes_back(session: Session) -> None:
+    assert session.run("echo a", expect=["b\udcff|a"], timeout=5).expect_string == "b\udcff|a"
+
+
+def test_the_status_of_a_program_that_says_what_is_expected_and_ends(session: Session) -> None:
+    observation = ask(session, f"{PYTHON} -c 'print(5)'; sleep 0; (exit 3)", "never", "5")
+    assert observation.expect_string == "5"
     session.interrupt()
     assert_next_is_right(session)
 

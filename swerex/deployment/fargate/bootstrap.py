@@ -23,7 +23,7 @@ has sleep || end "the image needs sleep, or busybox"
     passed=0
     begin=$(date +%s 2>/dev/null)
     while
-        [ -z "$begin" ] || passed=$(($(date +%s) - begin))
+        [ -z "$begin" ] || ! now=$(date +%s 2>/dev/null) || passed=$((now - begin))
         left=$((SWEREX_TIMEOUT - passed))
         [ "$left" -gt 0 ]
     do
@@ -35,7 +35,7 @@ has sleep || end "the image needs sleep, or busybox"
     sleep 5
     kill -9 $$
 ) &
-url=$SWEREX_BUNDLE_URL digest=$SWEREX_BUNDLE_SHA256
+swerex_url=$SWEREX_BUNDLE_URL swerex_digest=$SWEREX_BUNDLE_SHA256
 unset SWEREX_TIMEOUT SWEREX_BUNDLE_URL SWEREX_BUNDLE_SHA256
 """
 
@@ -43,31 +43,31 @@ unset SWEREX_TIMEOUT SWEREX_BUNDLE_URL SWEREX_BUNDLE_SHA256
 _BUNDLE = """\
 make_root
 {{
-    curl -fsSL --retry 3 -o "$root/bundle.tar.gz" "$url" ||
-        wget -q -O "$root/bundle.tar.gz" "$url" ||
-        busybox wget -q -O "$root/bundle.tar.gz" "$url" ||
+    curl -fsSL --retry 3 -o "$swerex_root/bundle.tar.gz" "$swerex_url" ||
+        wget -q -O "$swerex_root/bundle.tar.gz" "$swerex_url" ||
+        busybox wget -q -O "$swerex_root/bundle.tar.gz" "$swerex_url" ||
         python3 -Ic 'import sys; from urllib.request import urlretrieve; urlretrieve(*sys.argv[1:])' \\
-            "$url" "$root/bundle.tar.gz"
-}} 2>"$root/errors" || {{
-    cat "$root/errors" >&2
+            "$swerex_url" "$swerex_root/bundle.tar.gz"
+}} 2>"$swerex_root/errors" || {{
+    cat "$swerex_root/errors" >&2
     end "the bundle could not be fetched; the image needs curl, wget or python3, and the task a way to S3"
 }}
-found=$(
+swerex_found=$(
     {{
         sha256sum ||
             python3 -Ic 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'
-    }} <"$root/bundle.tar.gz" 2>/dev/null
+    }} <"$swerex_root/bundle.tar.gz" 2>/dev/null
 )
-[ -z "$found" ] || [ "${{found%% *}}" = "$digest" ] || end "the bundle arrived damaged"
+[ -z "$swerex_found" ] || [ "${{swerex_found%% *}}" = "$swerex_digest" ] || end "the bundle arrived damaged"
 {{
-    tar -xzf "$root/bundle.tar.gz" -C "$root" ||
-        busybox tar -xzf "$root/bundle.tar.gz" -C "$root" ||
-        python3 -Im tarfile -e "$root/bundle.tar.gz" "$root"
-}} 2>"$root/errors" || {{
-    cat "$root/errors" >&2
+    tar -xzf "$swerex_root/bundle.tar.gz" -C "$swerex_root" ||
+        busybox tar -xzf "$swerex_root/bundle.tar.gz" -C "$swerex_root" ||
+        python3 -Im tarfile -e "$swerex_root/bundle.tar.gz" "$swerex_root"
+}} 2>"$swerex_root/errors" || {{
+    cat "$swerex_root/errors" >&2
     end "the bundle could not be unpacked; the image needs tar and gzip, or python3, and the task room for it"
 }}
-rm -f "$root/bundle.tar.gz" "$root/errors"
+rm -f "$swerex_root/bundle.tar.gz" "$swerex_root/errors"
 exec {command} {options}
 """
 
@@ -77,7 +77,7 @@ def bundle_script(command: Callable[[str], list[str]], port: int) -> str:
 
     `command` says how the server is started in a bundle that lies in a given folder.
     """
-    words = shlex.join(command("@root@")).replace("@root@", '"$root"')
+    words = shlex.join(command("@root@")).replace("@root@", '"$swerex_root"')
     script = _BUNDLE.format(command=words, options=shlex.join(_options(port)))
     return SHELL_FUNCTIONS + _BEGIN + script
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from swerex.deployment.abstract import AbstractDeployment
+from swerex.deployment.abstract import AbstractDeployment, patience
 from swerex.deployment.beat import Beat
 from swerex.deployment.config import FargateDeploymentConfig
 from swerex.deployment.fargate.bundle import BucketBundle
@@ -61,8 +61,7 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
 
     def __init__(self, *, logger: logging.Logger | None = None, **kwargs: Any) -> None:
         super().__init__(logger=logger)
-        # A copy of what is in `fargate_args` too.
-        self._config = FargateDeploymentConfig(**kwargs).model_copy(deep=True)
+        self._config = FargateDeploymentConfig(**kwargs)
         self._aws: Aws | None = None
         self._beat: Beat | None = None
         self._cluster = ""
@@ -207,6 +206,7 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
         try:
             runtime.wait_until_alive(timeout=config.runtime_timeout)
         except SandboxDiedError as error:
+            self._check_wanted()
             raise self._has_ended(str(error)) from error
         except TimeoutError as error:
             raise self._failure(
@@ -241,22 +241,27 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
         if beat is not None:
             beat.stop()
         aws = self._aws
-        if aws is None:
+        if aws is None or not (self._task_arn or self._may_be_lost):
             return
+        if not patience(_STOP_PATIENCE):
+            raise self._not_stopped("there is no time left at the exit of the interpreter")
         try:
             if self._task_arn is not None:
                 self._stop_task(aws, self._task_arn)
             for arn in self._lost_tasks(aws) if self._may_be_lost else ():
                 self._stop_task(aws, arn)
         except AWS_ERRORS as error:
-            raise SwerexException(
-                f"The task {self._task_arn or f'that was started by {self._started_by}'} in the cluster "
-                f"{self._cluster} could not be stopped: {explain_error(error)}\nIt ends by itself after "
-                f"{min(self._config.auto_remove_after, self._config.container_timeout):g} s. To end it "
-                "earlier, call stop() again."
-            ) from error
+            raise self._not_stopped(explain_error(error)) from error
         self._task_arn = self._watch = None
         self._may_be_lost = False
+
+    def _not_stopped(self, reason: str) -> SwerexException:
+        return SwerexException(
+            f"The task {self._task_arn or f'that was started by {self._started_by}'} in the cluster "
+            f"{self._cluster} could not be stopped: {reason}\nIt ends by itself after "
+            f"{min(self._config.auto_remove_after, self._config.container_timeout):g} s. To end it "
+            "earlier, call stop() again."
+        )
 
     def _lost_tasks(self, aws: Aws) -> list[str]:
         """The tasks that were asked for, with the one whose ARN has arrived."""
@@ -266,7 +271,7 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
                 found: list[str] = repeat_while(
                     is_transient,
                     lambda: aws.ecs.list_tasks(cluster=self._cluster, startedBy=self._started_by)["taskArns"],
-                    _STOP_PATIENCE,
+                    patience(_STOP_PATIENCE),
                 )
             except aws.ecs.exceptions.ClusterNotFoundException:
                 return []
@@ -281,7 +286,7 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
                 lambda: aws.ecs.stop_task(
                     cluster=self._cluster, task=arn, reason="stopped by its swerex deployment"
                 ),
-                _STOP_PATIENCE,
+                patience(_STOP_PATIENCE),
             )
         except ClientError as error:
             if not is_missing(error):
@@ -298,5 +303,5 @@ class FargateDeployment(AbstractDeployment[RemoteRuntime]):
 
 def _is_final(response: dict[str, Any]) -> bool:
     """Whether AWS has answered the first attempt of a call, and not with a failure of its own."""
-    metadata = response["ResponseMetadata"]
-    return metadata["HTTPStatusCode"] < 500 and not metadata["RetryAttempts"]
+    metadata = response.get("ResponseMetadata", {})
+    return bool(metadata.get("HTTPStatusCode", 500) < 500 and metadata.get("RetryAttempts") == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import quote
 
 from swerex.deployment.fargate.task import CONTAINER, end_of_task, has_run, is_stopped
@@ -21,7 +22,8 @@ _LOG_LINES = 30
 
 
 class TaskWatch:
-    """Asks AWS about a task, for all threads. No method raises, nor waits for longer than `_TIMEOUT`."""
+    """Asks AWS about a task, for all threads. No method raises, nor waits for AWS for longer than `_TIMEOUT`
+    seconds, and as long for each who has asked before."""
 
     def __init__(self, aws: Aws, cluster: str, arn: str, log_group: str | None) -> None:
         self._aws = aws
@@ -71,8 +73,10 @@ class TaskWatch:
         # While AWS is slow, one thread waits for it, and nobody else.
         if self._asking is None or not self._asking.is_alive():
             self._asking = threading.Thread(target=ask, name="swerex-watch", daemon=True)
-            self._asking.start()
-            self._asking.join(_TIMEOUT)
+            # Python 3.12 starts no threads at the exit of the interpreter, where nobody asks any more.
+            with suppress(RuntimeError):
+                self._asking.start()
+                self._asking.join(_TIMEOUT)
 
     def _ask_ending(self) -> None:
         try:

@@ -35,13 +35,18 @@ class Pace:
         self._next = 0.0
         self._slowed = 0.0
 
-    def wait(self) -> None:
-        """Return when it is this thread's turn."""
+    def wait(self, deadline: float, check: Callable[[], object]) -> None:
+        """Return when it is this thread's turn, or `check` raises.
+
+        Raises:
+            TimeoutError: that is not before `deadline`.
+        """
         with self._lock:
-            now = time.monotonic()
-            turn = max(now, self._next)
+            turn = max(time.monotonic(), self._next)
+            if turn > deadline:
+                raise TimeoutError("Modal takes no more requests at this rate")
             self._next = turn + self._interval
-        time.sleep(turn - now)
+        _sleep_until(turn, check)
 
     def refused(self) -> None:
         with self._lock:
@@ -59,6 +64,12 @@ class Pace:
 
 CREATE_PACE = Pace()
 """That of all sandboxes of this process: Modal limits how many a workspace may create in a second."""
+
+
+def _sleep_until(end: float, check: Callable[[], object]) -> None:
+    while (left := end - time.monotonic()) > 0:
+        check()
+        time.sleep(min(left, _SLICE))
 
 
 def start_call(function: Callable[[], T]) -> Future[T]:
@@ -110,7 +121,7 @@ def patiently(
     pause = _FIRST_PAUSE
     while True:
         if pace is not None:
-            pace.wait()
+            pace.wait(deadline, check)
         try:
             result = call(start, deadline, check)
         except _BUSY as error:
@@ -121,9 +132,7 @@ def patiently(
             again = time.monotonic() + pause_now
             if again > deadline:
                 raise
-            while (left := again - time.monotonic()) > 0:
-                check()
-                time.sleep(min(left, _SLICE))
+            _sleep_until(again, check)
             pause = min(2 * pause, _LONGEST_PAUSE)
         else:
             if pace is not None:

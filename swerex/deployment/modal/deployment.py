@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import modal
 from modal.exception import AuthError, SandboxTimeoutError
 
-from swerex.deployment.abstract import AbstractDeployment, stop_all
+from swerex.deployment.abstract import AbstractDeployment, stop_at_exit
 from swerex.deployment.beat import Beat
 from swerex.deployment.config import MODAL_PORT, ModalDeploymentConfig
 from swerex.deployment.modal.calls import patiently, start_call
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 # Once more, since the library, which is imported by now, closes its connections at exit, and what was
 # registered last runs first.
-atexit.register(remove_at_exit, stop_all)
+atexit.register(remove_at_exit, stop_at_exit)
 
 
 class ModalDeployment(AbstractDeployment[RemoteRuntime]):

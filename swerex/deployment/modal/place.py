@@ -18,6 +18,7 @@ import modal
 from modal.exception import AlreadyExistsError, ClientClosed, NotFoundError
 
 from swerex import __version__
+from swerex.deployment.abstract import patience
 from swerex.deployment.modal.calls import CREATE_PACE, patiently, start_call
 from swerex.exceptions import DeploymentStartupError, SwerexException
 
@@ -28,15 +29,27 @@ _logger = logging.getLogger(__name__)
 _CREATION_TIMEOUT = 5.0
 """How many seconds a creation that nobody wants any more is waited for."""
 _TERMINATION_TIMEOUT = 15.0
-_EXIT_TIMEOUT = 20.0
-"""For how many seconds, in all, the exit of the interpreter may be held up; and again by `_TERMINATE`."""
+_LAST_TIMEOUT = 20.0
+"""How many seconds `_TERMINATE` may take at the exit of the interpreter."""
 _TERMINATE = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 import modal
+
+def terminate(sandbox_id):
+    try:
+        modal.Sandbox.from_id(sandbox_id).terminate()
+    except modal.exception.NotFoundError:
+        pass
+    except Exception as error:
+        print(f"{sandbox_id}: {error!r}", flush=True)
+
 with ThreadPoolExecutor(16) as pool:
-    list(pool.map(lambda sandbox_id: modal.Sandbox.from_id(sandbox_id).terminate(), sys.argv[1:]))
+    list(pool.map(terminate, sys.argv[1:]))
 """
+_exiting = False
+_left: list[str] = []
+"""The sandboxes that could not be terminated at the exit of the interpreter."""
 
 
 class SandboxPlace:
@@ -95,12 +108,11 @@ class SandboxPlace:
         """
         self._unwanted.set()
         if self._creation is not None:
-            wait([self._creation], _CREATION_TIMEOUT)
-        deadline = time.monotonic() + _TERMINATION_TIMEOUT
-        if _exit is not None:
-            deadline = min(deadline, _exit.deadline)
+            wait([self._creation], patience(_CREATION_TIMEOUT))
+        left = patience(_TERMINATION_TIMEOUT)
+        deadline = time.monotonic() + left
         try:
-            if _exit is not None and time.monotonic() > deadline:
+            if not left:
                 raise TimeoutError("the interpreter exits")
             for sandbox in list(self._made):
                 _terminate(sandbox, deadline)
@@ -110,8 +122,8 @@ class SandboxPlace:
                     _terminate(sandbox, deadline)
         except Exception as error:
             # The library passes on what its own libraries raise: of gRPC, HTTP/2 and HTTP.
-            if _exit is not None and self._made:
-                _exit.left += [sandbox.object_id for sandbox in self._made]
+            if _exiting and self._made:
+                _left.extend(sandbox.object_id for sandbox in self._made)
                 return
             raise SwerexException(
                 f"The sandbox with the tag swerex-id={self._id} could not be terminated: {error}\n"
@@ -138,32 +150,31 @@ def _terminate(sandbox: modal.Sandbox, deadline: float) -> None:
         patiently(lambda: start_call(terminate), deadline)
 
 
-class _Exit:
-    """That of the interpreter."""
-
-    def __init__(self) -> None:
-        self.deadline = time.monotonic() + _EXIT_TIMEOUT
-        self.left: list[str] = []
-        """The sandboxes that could not be terminated until then."""
-
-
-_exit: _Exit | None = None
-
-
 def remove_at_exit(stop: Callable[[], None]) -> None:
     """Call `stop`, which removes all places, as the last thing that this process does with Modal.
 
     What could not be terminated is left to a process of its own. In one that exits, the event loop of the
     library has no more threads to look a host up, and so no way to a new connection if the old one is gone.
     """
-    global _exit
-    _exit = _Exit()
-    stop()
-    if _exit.left:
-        command = [sys.executable, "-c", _TERMINATE, *_exit.left]
-        try:
-            subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_EXIT_TIMEOUT, check=True
-            )
-        except (OSError, subprocess.SubprocessError) as error:
-            _logger.error("These sandboxes end only when their lease runs out: %s (%s)", _exit.left, error)
+    global _exiting
+    _exiting = True
+    try:
+        stop()
+    finally:
+        if _left:
+            _terminate_elsewhere()
+
+
+def _terminate_elsewhere() -> None:
+    command = [sys.executable, "-c", _TERMINATE, *_left]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_LAST_TIMEOUT
+        )
+        failures = (done.stdout + done.stderr).strip()
+    except subprocess.TimeoutExpired:
+        failures = f"{_left}: Modal did not answer in time"
+    except OSError as error:
+        failures = f"{_left}: {error}"
+    if failures:
+        _logger.error("These sandboxes end only when their lease runs out: %s", failures)
