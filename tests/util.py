@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -9,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +53,14 @@ def stays(predicate: Callable[[], object], seconds: float) -> bool:
             return False
         time.sleep(0.005)
     return True
+
+
+@contextmanager
+def alone(what: str) -> Iterator[None]:
+    """Wait until no other process is in here for the same thing, also with ``-n``."""
+    with open(f"{tempfile.gettempdir()}/swerex-tests-of-{what}-{os.getuid()}", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def is_running(pid: int) -> bool:

@@ -214,7 +214,7 @@ def test_a_task_that_is_stopped_from_outside_ends_its_calls_with_the_reason(clou
         begun = threading.Event()
         with ThreadPoolExecutor() as pool:
             call = pool.submit(deployment.runtime.execute, command, on_output=lambda *_: begun.set())
-            assert begun.wait(10)
+            assert begun.wait(40)
             cloud.aws_client("ecs").stop_task(
                 cluster="swe-rex-cluster", task=deployment.task_arn, reason="Your Spot Task was interrupted."
             )
@@ -263,7 +263,7 @@ def test_a_forked_child_has_sandboxes_of_its_own(cloud):
     with ThreadPoolExecutor() as pool:
         deployment = cloud.deployment()
         starting = pool.submit(deployment.start)
-        assert begun.wait(10)
+        assert begun.wait(40)
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -275,7 +275,7 @@ def test_a_forked_child_has_sandboxes_of_its_own(cloud):
                 os._exit(2)
         assert os.waitpid(child, 0)[1] == 0
         released.set()
-        starting.result(20)
+        starting.result(40)
         assert cloud.running() == [deployment.task_arn]
         deployment.stop()
 

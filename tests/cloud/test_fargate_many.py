@@ -15,7 +15,7 @@ from swerex.exceptions import DeploymentStartupError, SwerexException
 from swerex.utils.aws import Batcher, RateLimiter
 from tests.cloud.fargate_aws import answer
 from tests.cloud.fargate_cloud import FargateCloud, fargate_cloud
-from tests.util import wait_until
+from tests.util import alone, wait_until
 
 _MANY = 100
 
@@ -33,13 +33,13 @@ def use(cloud: FargateCloud, number: int) -> str:
 
 def test_a_hundred_at_once_work_or_fail_typed_and_nothing_is_left(tmp_path: Path):
     # A hundred servers take half a minute to start on two cores.
-    signal.alarm(300)
+    signal.alarm(600)
     full = answer({"tasks": [], "failures": [{"reason": "Capacity is unavailable at this time."}]})
     with fargate_cloud(tmp_path) as cloud:
         cloud.aws.failure_rate = 0.05
         cloud.deaths = 5
         cloud.aws.plan("RunTask", *[full] * 5)
-        with ThreadPoolExecutor(_MANY) as pool:
+        with alone("hundreds"), ThreadPoolExecutor(_MANY) as pool:
             outcomes = Counter(pool.map(lambda number: use(cloud, number), range(_MANY)))
         assert outcomes == {"worked": _MANY - 5, "failed": 5}, "only what could not be helped fails"
         wait_until(lambda: not cloud.running(), timeout=20)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -23,16 +21,16 @@ from tests.docker.engines import (
     leftovers,
     no_leftovers,
 )
+from tests.util import alone
 
 Start = Callable[..., DockerDeployment]
 MakeImage = Callable[..., str]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def alone() -> Iterator[None]:
-    """One file after the other, also with ``-n``: these tests count what is left in an engine."""
-    with open(f"{tempfile.gettempdir()}/swerex-tests-of-containers-{os.getuid()}", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+def one_file_at_a_time() -> Iterator[None]:
+    """These tests count what is left in an engine."""
+    with alone("containers"):
         yield
 
 

@@ -14,7 +14,7 @@ from swerex.deployment.modal.calls import call, start_call
 __all__ = ["SandboxWatch"]
 
 _MAX_AGE = 1.0
-_TIMEOUT, _LOG_TIMEOUT = 2.0, 3.0
+_TIMEOUT, _LOG_TIMEOUT = 2.0, 4.0
 """Seconds that Modal may take to tell how a sandbox is, and what it has printed."""
 _LAST_ENTRIES, _LAST_CHARACTERS = 50, 4000
 _LOG_PAUSES = (0, 0.3, 0.5, 1)
