@@ -670,9 +670,9 @@ def test_a_killed_client_leaves_nothing(cloud, script):
 
 
 def test_a_living_client_keeps_the_sandbox_although_it_asks_nothing(cloud):
-    with ModalDeployment(auto_remove_after=1):
+    with ModalDeployment(auto_remove_after=2):
         sandbox = last(cloud)
-        assert stays(lambda: not sandbox.result(), seconds=3)
+        assert stays(lambda: not sandbox.result(), seconds=5)
 
 
 def test_a_hundred_at_once_with_failures_all_work_or_fail_typed(cloud):

@@ -47,12 +47,12 @@ def test_a_sandbox_that_was_detached_from(engine, bare_image):
 
 
 def test_a_sandbox_whose_maker_was_killed(engine, bare_image):
-    with program(engine, MAKE, image=bare_image, auto_remove_after=1) as maker:
+    with program(engine, MAKE, image=bare_image, auto_remove_after=2) as maker:
         name = maker.line()
         maker.kill()
     with attach(engine, name) as deployment:
         # More than its lease, which is renewed from here now.
-        assert stays(deployment.is_alive, seconds=2.5)
+        assert stays(deployment.is_alive, seconds=5)
         assert deployment.runtime.run_in_session(BashAction(command="echo $x")).output == "kept\n"
     assert not leftovers(engine, maker.owner)
 

@@ -43,11 +43,11 @@ def test_also_with_a_command_under_way(engine, bare_image, tmp_path):
 
 
 def test_a_client_that_asks_nothing_keeps_its_sandbox(engine, start, bare_image):
-    deployment = start(image=bare_image, auto_remove_after=1)
+    deployment = start(image=bare_image, auto_remove_after=2)
     session = deployment.runtime.session()
     session.run("x=kept")
     # More than two leases; the engine is asked, and not the sandbox, whose lease that would renew.
-    assert stays(lambda: deployment.container_name in leftovers(engine), seconds=2.5)
+    assert stays(lambda: deployment.container_name in leftovers(engine), seconds=5)
     assert session.run("echo $x").output == "kept\n"
 
 
