@@ -205,7 +205,14 @@ class Terminal:
 
     def alive(self) -> bool:
         """Whether the shell has not ended."""
-        return self._process.poll() is None
+        if not hasattr(os, "waitid"):
+            return self._process.poll() is None
+        # poll() says nothing while the reading thread is about to learn of the end.
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return ended is None
 
     def in_use(self) -> bool:
         """Whether the shell or one of its background jobs still has the terminal open."""
