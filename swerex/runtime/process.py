@@ -11,12 +11,14 @@ import os
 import resource
 import secrets
 import select
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "new_mark",
     "reap_orphans",
     "spawn",
+    "with_interrupts",
 ]
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -60,6 +63,26 @@ def inherited_environment() -> dict[str, str]:
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
+
+
+def with_interrupts() -> list[str]:
+    """What to put before a command so that Ctrl-C can end it, and what it starts.
+
+    A program that a script has started in the background ignores SIGINT, and all that it starts does so too:
+    signals that were ignored stay so, and no shell changes that for its commands.
+    """
+    return _default_signals() if signal.getsignal(signal.SIGINT) == signal.SIG_IGN else []
+
+
+@cache
+def _default_signals() -> list[str]:
+    env = shutil.which("env")
+    if env is None:
+        return []
+    # GNU's, of coreutils 8.31 or newer; others don't know the option.
+    command = [env, "--default-signal=INT,QUIT"]
+    known = subprocess.run([*command, "true"], stdin=subprocess.DEVNULL, capture_output=True)
+    return [] if known.returncode else command
 
 
 def exit_code(returncode: int) -> int:

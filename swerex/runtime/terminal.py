@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from swerex.runtime.process import ExitWatch, members, spawn
+from swerex.runtime.process import ExitWatch, members, spawn, with_interrupts
 
 __all__ = ["Terminal"]
 
@@ -83,7 +83,7 @@ class Terminal:
             termios.tcsetattr(self._slave, termios.TCSANOW, self._modes)
             os.set_blocking(self._master, False)
             self._process = spawn(
-                [*bash, "--posix", "--norc", "-c", _START, "bash", self.path, *bash],
+                [*with_interrupts(), *bash, "--posix", "--norc", "-c", _START, "bash", self.path, *bash],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

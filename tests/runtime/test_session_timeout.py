@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -366,3 +368,19 @@ def test_a_signal_from_outside_ends_the_command(session: Session, tmp_path: Path
             return False
 
     assert wait_until(is_free)
+
+
+def test_an_interrupt_works_in_a_program_that_a_script_started_in_the_background() -> None:
+    """Such a program ignores Ctrl-C, and what it starts would too."""
+    needs("env")
+    code = (
+        "from swerex.runtime.local import LocalRuntime\n"
+        "with LocalRuntime() as runtime, runtime.session() as session:\n"
+        "    try: session.run('sleep 60', timeout=0.2)\n"
+        "    except TimeoutError: print(session.interrupt(timeout=5).exit_code)\n"
+    )
+    command = ["sh", "-c", f"{shlex.quote(PYTHON)} -c {shlex.quote(code)} & wait"]
+    result = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=30
+    )
+    assert result.stdout == "130\n", result.stderr
