@@ -9,7 +9,7 @@ import pytest
 
 from swerex.exceptions import BashIncorrectSyntaxError, CommandTimeoutError, SessionBusyError
 from swerex.runtime.abstract import AbstractRuntime, BashObservation, Session
-from tests.util import PYTHON, assert_next_is_right, every_term, needs
+from tests.util import PYTHON, assert_next_is_right, every_term, needs, wait_until
 
 PYTHON_PROMPT = r">>> "
 IPYTHON = f"{PYTHON} -m IPython --no-banner"
@@ -242,9 +242,13 @@ def test_what_is_expected_of_an_ordinary_command_leaves_a_program_to_talk_to(ses
 
 
 @pytest.mark.parametrize("pause", ["", "; sleep 0.3"])
-def test_what_is_expected_is_found_whether_the_command_has_ended_or_not(session: Session, pause: str) -> None:
-    observation = session.run(f"echo before; echo now; echo after{pause}", expect=["now"], timeout=5)
+def test_what_is_expected_is_found_whether_the_command_has_ended_or_not(
+    session: Session, pause: str, tmp_path: Path
+) -> None:
+    command = f"echo before; echo now; echo after; : > done{pause}"
+    observation = session.run(command, expect=["now"], timeout=5)
     assert (observation.output, observation.expect_string) == ("before\n", "now")
+    wait_until((tmp_path / "done").exists)
     assert session.interrupt().output == "\nafter\n"
     assert_next_is_right(session)
 
