@@ -65,6 +65,8 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self.done: Counter[Fault] = Counter()
         """How often each fault was done."""
+        self.connections = 0
+        """How many there have been."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -98,6 +100,7 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:  # closed
                 return
+            self.connections += 1
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
