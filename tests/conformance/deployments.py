@@ -5,7 +5,6 @@ Each entry prepares what a deployment needs, such as a server or an engine, and 
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,14 +19,11 @@ from swerex.deployment.config import (
     RemoteDeploymentConfig,
     get_deployment,
 )
-from swerex.exceptions import DeploymentStartupError
 from swerex.testing import Make
 from tests.cloud.fargate_cloud import fargate_cloud
 from tests.cloud.modal_cloud import modal_deployments
+from tests.docker.engines import IMAGE, engine_of
 from tests.util import running_server
-
-IMAGE = os.environ.get("SWEREX_TEST_IMAGE", "python:3.11")
-"""What containers are made from; it must be there."""
 
 
 @contextmanager
@@ -60,7 +56,11 @@ def fargate() -> Iterator[Make]:
 
 def modal() -> AbstractContextManager[Make]:
     """A stand-in for Modal that really runs the sandboxes: in containers, if it can have some."""
-    return modal_deployments("process" if missing_engine("docker") else "container")
+    try:
+        engine_of("docker")
+    except pytest.skip.Exception:
+        return modal_deployments("process")
+    return modal_deployments("container")
 
 
 DEPLOYMENTS: dict[str, Callable[[], AbstractContextManager[Make]]] = {
@@ -75,21 +75,7 @@ DEPLOYMENTS: dict[str, Callable[[], AbstractContextManager[Make]]] = {
 
 @contextmanager
 def engine(name: Literal["docker", "podman"]) -> Iterator[Make]:
-    """A container engine of this machine. Skips where there is none."""
-    if reason := missing_engine(name):
-        pytest.skip(reason)
+    """A container engine of this machine."""
+    engine_of(name)
     config = DockerDeploymentConfig(image=IMAGE, pull="never", container_runtime=name)
     yield lambda: get_deployment(config)
-
-
-def missing_engine(name: Literal["docker", "podman"]) -> str:
-    """Why there is no such engine; empty: there is. In CI there are both, or it raises."""
-    from swerex.deployment.docker.engine import connect
-
-    try:
-        connect(name)
-    except DeploymentStartupError as error:
-        if os.environ.get("CI"):
-            raise
-        return str(error)
-    return ""
